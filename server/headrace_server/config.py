@@ -1,0 +1,176 @@
+"""What an operator may choose, as frozen values nested by noun. Validated once, passed in, never fetched.
+
+`cli` is the only reader of arguments and environment; a model's `headrace.toml` may override `EngineOptions` and
+`BatchPolicy` for that model. Every class raises ServingError CONFIG_INVALID, naming field, value and limit.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from headrace_server.errors import Reason, ServingError, Violation
+
+__all__ = [
+    "AdminOptions",
+    "BatchPolicy",
+    "EngineOptions",
+    "InputLimits",
+    "ServerConfig",
+    "ThreadBudget",
+    "TlsOptions",
+    "TransportOptions",
+]
+
+TransportName = Literal["auto", "direct", "aio"]
+
+
+def _require(condition: bool, field_name: str, value: Any, limit: str) -> None:
+    if not condition:
+        description = f"{value!r}, {limit}"
+        raise ServingError(
+            Reason.CONFIG_INVALID, f"{field_name}: {description}", violations=[Violation(field_name, description)]
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadBudget:
+    """The one divider of cores among engine workers, the sessions inside them, kernels and request preparation.
+
+    Small batches on few cores are served best by one single-threaded run per core, so workers get the cores first and
+    each run gets what is left over per worker.
+    """
+
+    num_cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    num_workers: int = 0  # engine runs in flight per model; 0: one a core
+    intra_op_threads: int = 0  # threads inside one run; 0: cores ÷ workers
+    kernel_threads: int = 0  # threads a scoring kernel may use; 0: all cores
+    prepare_threads: int = 0  # threads that decode and tokenise requests; 0: one a core, at least 2
+
+    def __post_init__(self) -> None:
+        _require(self.num_cores >= 1, "threads.num_cores", self.num_cores, "at least 1")
+        for name in ("num_workers", "intra_op_threads", "kernel_threads", "prepare_threads"):
+            _require(0 <= getattr(self, name) <= 1024, f"threads.{name}", getattr(self, name), "from 0 (chosen) to 1024")
+
+    def resolved(self) -> ThreadBudget:
+        """The same budget with every 0 replaced by its number."""
+        workers = self.num_workers or self.num_cores
+        return ThreadBudget(
+            num_cores=self.num_cores,
+            num_workers=workers,
+            intra_op_threads=self.intra_op_threads or max(1, self.num_cores // workers),
+            kernel_threads=self.kernel_threads or self.num_cores,
+            prepare_threads=self.prepare_threads or max(2, self.num_cores),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """Where and how a model runs. Explicit choices are strict; only `auto` chooses."""
+
+    device: str = "auto"  # auto | cpu | openvino | cuda[:n] | tensorrt[:n]
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16 | int8
+    num_workers: int = 0  # 0: from the ThreadBudget
+    intra_op_threads: int = 0  # 0: from the ThreadBudget
+
+    def __post_init__(self) -> None:
+        base = self.device.split(":", 1)[0]
+        _require(base in ("auto", "cpu", "openvino", "cuda", "tensorrt"), "engine.device", self.device, "one of auto, cpu, openvino, cuda[:n], tensorrt[:n]")
+        _require(self.precision in ("auto", "fp32", "bf16", "fp16", "int8", "fp8", "w8", "w4"), "engine.precision", self.precision, "one of auto, fp32, bf16, fp16, int8, fp8, w8, w4")
+        for name in ("num_workers", "intra_op_threads"):
+            _require(0 <= getattr(self, name) <= 1024, f"engine.{name}", getattr(self, name), "from 0 (chosen) to 1024")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPolicy:
+    """How waiting rows are grouped for one run of an engine."""
+
+    max_batch_size: int = 16  # rows a run; 1: no batching
+    max_queue_rows: int = 2048  # rows waiting; beyond it requests are refused at once
+    max_delay_ms: float = 0.0  # how long a free worker waits for more rows; 0: takes what is there
+    max_padding_ratio: float = 1.5  # padded length × rows ÷ sum of lengths in one batch
+    length_bucket: int = 16  # lengths are padded up to a multiple of this, so that shapes recur
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.max_batch_size <= 65536, "batching.max_batch_size", self.max_batch_size, "from 1 to 65536")
+        _require(1 <= self.max_queue_rows <= 1_000_000, "batching.max_queue_rows", self.max_queue_rows, "from 1 to 1000000")
+        _require(0 <= self.max_delay_ms <= 1000, "batching.max_delay_ms", self.max_delay_ms, "from 0 to 1000")
+        _require(self.max_padding_ratio >= 1, "batching.max_padding_ratio", self.max_padding_ratio, "at least 1")
+        _require(1 <= self.length_bucket <= 4096, "batching.length_bucket", self.length_bucket, "from 1 to 4096")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputLimits:
+    """What one request may ask for. A request over a limit is INVALID_INPUT naming field, value and limit."""
+
+    max_inputs: int = 1024  # inputs a message
+    max_text_bytes: int = 1_048_576  # UTF-8 bytes of one text
+    max_image_bytes: int = 16_777_216  # encoded
+    max_image_pixels: int = 33_554_432  # width × height, read from the header before decoding
+    max_features: int = 4096  # columns a row
+    max_top_k: int = 65_536
+    max_similarity_cells: int = 4_194_304  # rows × columns of one similarity matrix
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            _require(getattr(self, name) >= 1, f"limits.{name}", getattr(self, name), "at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsOptions:
+    """Server certificate and key (PEM), and the authorities whose client certificates are required (mutual TLS)."""
+
+    certificate: Path
+    private_key: Path
+    client_authorities: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportOptions:
+    """The gRPC listeners and what they bear."""
+
+    listen: tuple[str, ...] = ("127.0.0.1:50051",)  # host:port or unix:PATH; port 0: a free one
+    transport: TransportName = "auto"
+    tls: TlsOptions | None = None
+    max_message_bytes: int = 67_108_864  # a request or response message
+    max_concurrent_streams: int = 100  # RPCs in flight a connection; bounds rapid reset
+    max_concurrent_calls: int = 4096  # RPCs in flight in all; beyond it RESOURCE_EXHAUSTED
+    max_waiting_requests: int = 2048  # requests waiting to be decoded and prepared
+    stream_high_water: int = 32  # queued stream messages at which `send` says stop
+    stream_hard_limit: int = 1024  # queued stream messages at which the call is ended
+    keepalive_time_ms: int = 60_000
+    max_connection_age_ms: int = 0  # 0: connections live as long as the client wants
+    drain_grace_s: float = 30.0  # how long running requests may take after a stop
+    reflection: bool = True
+
+    def __post_init__(self) -> None:
+        _require(bool(self.listen), "transport.listen", self.listen, "at least one address")
+        _require(self.transport in ("auto", "direct", "aio"), "transport.transport", self.transport, "one of auto, direct, aio")
+        for name in ("max_message_bytes", "max_concurrent_streams", "max_concurrent_calls", "max_waiting_requests", "stream_high_water", "keepalive_time_ms"):
+            _require(1 <= getattr(self, name) <= 2**31 - 1, f"transport.{name}", getattr(self, name), "from 1 to 2147483647")
+        _require(self.stream_hard_limit > self.stream_high_water, "transport.stream_hard_limit", self.stream_hard_limit, f"more than stream_high_water ({self.stream_high_water})")
+        _require(self.drain_grace_s >= 0, "transport.drain_grace_s", self.drain_grace_s, "at least 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminOptions:
+    """The admin listener: Prometheus metrics and liveness over HTTP. None: off."""
+
+    listen: str | None = "127.0.0.1:9090"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Everything a server is started with."""
+
+    repository: Path
+    threads: ThreadBudget = field(default_factory=ThreadBudget)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    batching: BatchPolicy = field(default_factory=BatchPolicy)
+    limits: InputLimits = field(default_factory=InputLimits)
+    transport: TransportOptions = field(default_factory=TransportOptions)
+    admin: AdminOptions = field(default_factory=AdminOptions)
+    log_level: str = "info"
+    log_format: Literal["json", "text"] = "json"

@@ -1,0 +1,115 @@
+"""Model: the immutable description of one version, and how its rows become tensors and its tensors become results.
+
+A Model knows what things mean (labels, tokens, pixels, columns). It knows nothing of sessions, queues or RPCs: it is
+given inputs and makes Rows; it stacks Rows into feeds; it reduces the graph's outputs to per-row results.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from headrace_server.models.inputs import Input
+from headrace_server.models.signature import TensorSpec
+
+__all__ = ["FileDigest", "Model", "Pipeline", "PrepareOptions", "Row", "Task"]
+
+Array = npt.NDArray[Any]
+
+
+class Task(enum.Enum):
+    """What a model does for a caller. A model may do more than one (`Model.tasks`)."""
+
+    CLASSIFY = "classify"
+    EMBED = "embed"
+    RERANK = "rerank"  # a cross-encoder: scores a pair of texts
+    GENERATE = "generate"
+    INFER = "infer"  # tensors in, tensors out: every model
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """A file of the model's folder: path relative to the version folder, size, SHA-256 in hex."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(slots=True)
+class Row:
+    """One input made ready: arrays without the batch axis, by graph input name.
+
+    length     tokens (or other padded units) along the variable axis; 0 where rows are all of one shape
+    shape_key  rows of different keys never share a batch (image size of a fully variable graph, dtype of tensors, …)
+    truncated  the input was longer than the model reads, and was cut
+    num_units  tokens / bytes before truncation, for usage reports; 0 where it has no meaning
+    """
+
+    arrays: dict[str, Array]
+    length: int = 0
+    shape_key: tuple[Any, ...] = ()
+    truncated: bool = False
+    num_units: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareOptions:
+    """Caller's wishes that change how inputs become rows."""
+
+    truncate: bool = True  # False: an input over the limit is refused instead of cut
+    truncation_side: str = "right"  # "right" | "left": which end is cut
+    prompt_name: str = ""  # a named prompt of the model, put before each text
+    prompt: str = ""  # literal text put before each text (exclusive with prompt_name)
+
+
+class Pipeline(Protocol):
+    """The meaning around a graph, for one model. Thread-safe and stateless between calls."""
+
+    def prepare(self, inputs: Sequence[Input], options: PrepareOptions, *, field: str = "inputs") -> list[Row]:
+        """Rows for inputs, in order. Raises ServingError INVALID_INPUT naming `{field}[i].…` for what it cannot read."""
+        ...
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, Array]:
+        """Feeds for one batch: rows of one shape_key padded to one length and stacked, batch axis first."""
+        ...
+
+    def reduce(self, outputs: Mapping[str, Array], feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Per-row results, batch axis first: "scores" f32[b, c] for classifiers (softmax or sigmoid applied),
+        "embedding" f32[b, d] for embedders (pooled, not normalised), "relevance" f32[b] for cross-encoders."""
+        ...
+
+    @property
+    def graph_outputs(self) -> Sequence[str]:
+        """The graph outputs that `reduce` reads; the engine computes no others."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One version of a model, as read from its folder."""
+
+    name: str
+    version: str
+    tasks: frozenset[Task]
+    folder: Path
+    graph: Path  # the .onnx file (or plan) that the engine loads
+    format: str  # how the folder was read: "huggingface", "sentence-transformers", "onnx", …
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    pipelines: Mapping[Task, Pipeline]  # one a task but INFER
+    labels: tuple[str, ...] = ()
+    multi_label: bool = False  # scores are independent (sigmoid), not a distribution
+    embedding_dimension: int = 0
+    normalized_by_default: bool = True
+    max_length: int = 0  # tokens (or bytes) read of one input; 0: no such limit
+    input_kinds: frozenset[str] = frozenset()  # "text", "image", "bytes", "features", "tensors"
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[FileDigest, ...] = ()
+    digest: str = ""  # SHA-256 over the sorted file digests
+    notes: tuple[str, ...] = ()  # how the folder was read and what was chosen, one sentence each, for `inspect`
