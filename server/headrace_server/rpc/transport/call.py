@@ -93,8 +93,8 @@ class Call(Protocol):
         """Blocks until writable. False: the call is over or the time is up. Never on the transport's own thread."""
         ...
 
-    def finish(self) -> bool:
-        """Ends a response stream with OK after everything queued has been sent."""
+    def finish(self, status: Status | None = None) -> bool:
+        """Ends a response stream with `status` (None: OK) after everything queued has been sent."""
         ...
 
     def abort(self, status: Status) -> bool:
