@@ -1,0 +1,81 @@
+"""Typed client of a Headrace server.
+
+    with Client("127.0.0.1:50051") as client:
+        answer = client.classify("spam", "You have won a prize, click here!")
+        print(answer.results[0].best)
+
+`AsyncClient` is the same with `await`. Every failure is a `HeadraceError` of a kind that says what to do.
+"""
+
+from headrace_client.aio import AsyncClient
+from headrace_client.channel import ChannelOptions
+from headrace_client.client import Client
+from headrace_client.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    HeadraceError,
+    InvalidArgument,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    Resource,
+    ServerFault,
+    Unavailable,
+    Unimplemented,
+    Violation,
+)
+from headrace_client.inputs import Image, Input, Raw, Tensors
+from headrace_client.results import (
+    Classification,
+    Classifications,
+    Embeddings,
+    InputUsage,
+    LabelScore,
+    ModelInfo,
+    ModelVersion,
+    RankedDocument,
+    Ranking,
+    Similarities,
+    TensorSpec,
+    Timings,
+    Token,
+    TokenizedText,
+)
+
+__all__ = [
+    "AsyncClient",
+    "Cancelled",
+    "ChannelOptions",
+    "Classification",
+    "Classifications",
+    "Client",
+    "DeadlineExceeded",
+    "Embeddings",
+    "FailedPrecondition",
+    "HeadraceError",
+    "Image",
+    "Input",
+    "InputUsage",
+    "InvalidArgument",
+    "LabelScore",
+    "ModelInfo",
+    "ModelVersion",
+    "NotFound",
+    "Overloaded",
+    "PermissionDenied",
+    "RankedDocument",
+    "Ranking",
+    "Raw",
+    "Resource",
+    "ServerFault",
+    "Similarities",
+    "TensorSpec",
+    "Tensors",
+    "Timings",
+    "Token",
+    "TokenizedText",
+    "Unavailable",
+    "Unimplemented",
+    "Violation",
+]

@@ -1,0 +1,181 @@
+"""What calls answer, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Classification",
+    "Classifications",
+    "Embeddings",
+    "InputUsage",
+    "LabelScore",
+    "ModelInfo",
+    "ModelVersion",
+    "RankedDocument",
+    "Ranking",
+    "Similarities",
+    "TensorSpec",
+    "Timings",
+    "Token",
+    "TokenizedText",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """The version of a model that answered."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the server's time went, microseconds; all 0 where it did not say (streams, or another server)."""
+
+    queue_us: int = 0
+    preprocess_us: int = 0
+    infer_us: int = 0
+    postprocess_us: int = 0
+    batch_size: int = 0
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InputUsage:
+    """What was read of an input: tokens (bytes for raw inputs) before any cut, and whether it was cut."""
+
+    num_units: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """A label, its index among the model's outputs, and its score."""
+
+    label: str
+    index: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The labels of one input, best first."""
+
+    labels: tuple[LabelScore, ...]
+    usage: InputUsage
+
+    @property
+    def best(self) -> LabelScore | None:
+        """The best label; None where a threshold left none."""
+        return self.labels[0] if self.labels else None
+
+
+@dataclass(frozen=True, slots=True)
+class Classifications:
+    """One Classification an input, in order."""
+
+    results: tuple[Classification, ...]
+    model: ModelVersion
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """vectors f32[n, d], one row an input, whatever type travelled."""
+
+    vectors: npt.NDArray[np.float32]
+    usage: tuple[InputUsage, ...]
+    model: ModelVersion
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True, slots=True)
+class Similarities:
+    """scores f32[rows, columns] of a matrix, f32[rows] of pairs; `model` None where no model was asked."""
+
+    scores: npt.NDArray[np.float32]
+    model: ModelVersion | None
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """A document's index in the request, its relevance, and its text where asked for."""
+
+    index: int
+    score: float
+    document: str
+    usage: InputUsage
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Documents, most relevant first; method "cross_encoder" or "embedding"."""
+
+    documents: tuple[RankedDocument, ...]
+    method: str
+    model: ModelVersion
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token; `start` and `end` are UTF-8 byte offsets into the text."""
+
+    id: int
+    piece: str
+    start: int
+    end: int
+    special: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """The tokens of one text."""
+
+    tokens: tuple[Token, ...]
+    truncated: bool
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(token.id for token in self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor of a model's graph; shape has -1 where an axis varies."""
+
+    name: str
+    data_type: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One version of a model as the server describes it. `class_labels` is empty in lists."""
+
+    name: str
+    version: str
+    state: str
+    state_reason: str
+    serving: bool
+    tasks: tuple[str, ...]
+    input_kinds: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    class_labels: tuple[str, ...]
+    num_classes: int
+    embedding_dimension: int
+    max_length: int
+    prompts: Mapping[str, str]
+    features: tuple[str, ...]
+    device: str
+    precision: str
+    digest: str
+    format: str
