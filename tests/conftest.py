@@ -1,0 +1,44 @@
+"""Which tests run here: the long ones only with --full, those for a GPU only where one answers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import cache
+
+import pytest
+
+NUM_LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the tests marked `full` too")
+
+
+@cache
+def missing_gpu() -> str:
+    """Why a GPU test cannot run here; empty where it can. Asks the driver, in a process of its own."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return "no NVIDIA driver on this machine (nvidia-smi is not installed)"
+    answer = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=60, check=False)
+    if answer.returncode != 0 or "GPU" not in answer.stdout:
+        return "no NVIDIA GPU on this machine (nvidia-smi lists none)"
+    return ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--full"):
+        left_out = [item for item in items if item.get_closest_marker("full")]
+        config.stash[NUM_LEFT_OUT] = len(left_out)
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if not item.get_closest_marker("full")]
+    for item in items:
+        if item.get_closest_marker("gpu") and (reason := missing_gpu()):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if num_left_out := terminalreporter.config.stash.get(NUM_LEFT_OUT, 0):
+        terminalreporter.write_line(f"left out: {num_left_out} long tests, run by `make test-full`")
