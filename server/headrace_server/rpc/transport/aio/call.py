@@ -1,0 +1,259 @@
+"""AioCall: one RPC of the grpc.aio server. Only the event loop touches gRPC; other threads leave word and wake it.
+
+`serve` is the RPC's coroutine: it runs the handler, then writes what is queued until a final answer or a cancellation.
+A CancelledError is always passed on: swallowing one leaks inside grpc.aio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from headrace_server.rpc.transport.call import Metadata, Method, Status
+from headrace_server.rpc.transport.call_state import CallState
+from headrace_server.rpc.transport.metadata import STATUS_DETAILS_KEY, CheckedMetadata, check_metadata
+from headrace_server.rpc.transport.refusals import UNKNOWN
+
+if TYPE_CHECKING:
+    from headrace_server.rpc.transport.aio.server import AioServer
+
+__all__ = ["AioCall", "leave_status"]
+
+log = logging.getLogger(__name__)
+
+
+def leave_status(context: Any, status: Status, trailing: CheckedMetadata = ()) -> None:
+    """Leaves the status with grpc.aio, which sends it when the RPC's coroutine returns."""
+    if status.details:
+        trailing = (*trailing, (STATUS_DETAILS_KEY, status.details))
+    if trailing:
+        context.set_trailing_metadata(trailing)
+    if status.code:
+        context.set_code(status.code)
+        context.set_details(status.message)
+
+
+class AioCall(CallState):
+    """See `Call` for what may be used when, and from which thread."""
+
+    _answer: Status | None = None  # accepted; goes out behind the queue
+    _response: bytes | None = None  # of a unary response
+    _initial: CheckedMetadata | None = None  # waits to be sent
+    _waiter: asyncio.Future[None] | None = None  # what the coroutine waits on for something to do
+    _reader: asyncio.Task[None] | None = None
+    _readable: asyncio.Event | None = None  # cleared while paused
+    _task: asyncio.Task[Any] | None = None
+    _reset = False
+
+    def __init__(self, server: AioServer, method: Method, context: Any) -> None:
+        self.method = method.name
+        self.metadata: Metadata = context.invocation_metadata()
+        remaining = context.time_remaining()
+        self.deadline = None if remaining is None else time.monotonic() + remaining
+        self.peer: str = context.peer()
+        self._kind = method.kind
+        self._handler = method.handler
+        self._server = server
+        self._context = context
+        self._lock = threading.Lock()
+        self._high_water = server.high_water
+
+    # ---- answers, from any thread
+
+    def send_initial_metadata(self, metadata: Metadata) -> None:
+        checked = check_metadata(metadata)
+        with self._lock:
+            if self._initial_sent:
+                raise ValueError("initial metadata was sent already")
+            if self._over:
+                return
+            self._initial, self._initial_sent = checked, True
+        self._server.wake(self)
+
+    def reply(self, message: bytes) -> bool:
+        if not isinstance(message, bytes):
+            raise TypeError("a response must be bytes")
+        if len(message) > self._server.max_message_bytes:
+            return self.abort(self._server.refusals.reply_too_large)
+        return self._end(Status(), message)
+
+    def finish(self) -> bool:
+        return self._end(Status())
+
+    def abort(self, status: Status) -> bool:
+        return self._end(status if status.code else Status(UNKNOWN, status.message, status.details), failed=True)
+
+    def send(self, message: bytes) -> bool:
+        if not isinstance(message, bytes):
+            raise TypeError("a response must be bytes")
+        if len(message) > self._server.max_message_bytes:
+            self.abort(self._server.refusals.reply_too_large)
+            return False
+        with self._lock:
+            if self._over:
+                return False
+            if self._out is None:
+                self._out = deque()
+            out = self._out
+            overrun = len(out) >= self._server.hard_limit
+            if not overrun:
+                out.append(message)
+                self._initial_sent = True
+            writable = len(out) < self._high_water
+        if overrun:
+            self.abort(self._server.refusals.slow_reader)
+            return False
+        self._server.wake(self)
+        return writable
+
+    def cancel(self) -> None:
+        with self._lock:
+            if self._reset:
+                return
+            self._over = self._reset = True
+            if self._out:
+                self._out.clear()
+        self._server.wake(self)
+
+    def resume(self) -> None:
+        self._paused = False
+        self._server.wake(self)
+
+    def _end(self, answer: Status, response: bytes | None = None, failed: bool = False) -> bool:
+        with self._lock:
+            if self._over:
+                return False
+            self._over = True
+            if failed:
+                if self._out:
+                    self._out.clear()
+            elif response is not None:
+                if self._kind.streams_responses:
+                    if self._out is None:
+                        self._out = deque()
+                    self._out.append(response)
+                else:
+                    self._response = response
+            self._answer = answer
+            callbacks = self._take_writable_callbacks()
+        self._server.wake(self)
+        self._run(callbacks)
+        return True
+
+    # ---- the event loop
+
+    async def serve(self) -> bytes | None:
+        """The RPC's whole life; returns the unary response, if there is one to send."""
+        self._task = asyncio.current_task()
+        try:
+            try:
+                self._handler(self)
+                if self._kind.streams_requests:
+                    self._reader = self._server.spawn(self._read_all())
+            except Exception:
+                self._crashed()
+            await self._write_all()
+        except asyncio.CancelledError:
+            self._cancelled()
+            raise
+        finally:
+            with self._lock:
+                self._over = True
+                callbacks = self._take_writable_callbacks()
+                self._cancel_callbacks = None
+            self._run(callbacks)
+            self.on_message = self.on_half_close = None
+            if self._readable is not None:
+                self._readable.set()
+        return self._response
+
+    def poke(self) -> None:
+        """Something was queued, answered, resumed or reset."""
+        if self._reset:
+            self._drop()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        if self._readable is not None and not self._paused:
+            self._readable.set()
+
+    async def _write_all(self) -> None:
+        context = self._context
+        while True:
+            callbacks = message = answer = None
+            with self._lock:
+                initial, self._initial = self._initial, None
+                if initial is None:
+                    if self._out:
+                        message = self._out.popleft()
+                        callbacks = self._take_writable_callbacks()
+                    else:
+                        answer = self._answer
+            self._run(callbacks)
+            if initial is not None:
+                await context.send_initial_metadata(initial)
+            elif message is not None:
+                await context.write(message)
+            elif answer is not None:
+                leave_status(context, answer, self._trailing or ())
+                return
+            else:
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
+                self._waiter = None
+
+    async def _read_all(self) -> None:
+        """Hands request messages over, one by one. Ends by itself when the RPC does: the core ends every read."""
+        readable = self._readable = asyncio.Event()
+        while not self._over:
+            while self._paused:
+                readable.clear()
+                if self._paused and not self._over:
+                    await readable.wait()
+                if self._over:
+                    return
+            try:
+                message = await self._context.read()
+            except asyncio.CancelledError:
+                raise
+            except Exception:  # the RPC is over
+                return
+            if self._over:
+                return
+            try:
+                if message is grpc.aio.EOF:
+                    if self.on_half_close is not None:
+                        self.on_half_close()
+                    return
+                if self.on_message is not None:
+                    self.on_message(message)
+            except Exception:
+                self._crashed()
+                return
+
+    def _cancelled(self) -> None:
+        with self._lock:
+            answered = self._answer is not None
+            self._over = True
+            if not answered:
+                self.cancelled = True
+            if self._out:
+                self._out.clear()
+            callbacks = None if answered else self._take_all_callbacks()
+        self._run(callbacks)
+
+    def _drop(self) -> None:
+        """Resets the stream. grpc.aio has no word for it, but the core resets a call that nobody holds any more: the
+        RPC's own tasks are cancelled, the one that waits for the client's cancellation too."""
+        for task in (self._reader, self._task, self._server.parent_of(self._task)):
+            if task is not None:
+                task.cancel()
+
+    def _crashed(self) -> None:
+        log.exception("the handler of %s failed", self.method)
+        self.abort(self._server.refusals.crashed)
