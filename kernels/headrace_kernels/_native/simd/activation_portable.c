@@ -1,0 +1,3 @@
+#include "vector_portable.h"
+
+#include "activation_body.h"

@@ -1,0 +1,49 @@
+/* The tables of this build, and which of them this machine can run. */
+#include "kernels.h"
+
+#include <string.h>
+
+#define HR_DECLARE(isa)                             \
+    extern const hr_activation hr_activation_##isa; \
+    extern const hr_selection hr_selection_##isa;   \
+    extern const hr_pooling hr_pooling_##isa;       \
+    extern const hr_similarity hr_similarity_##isa; \
+    extern const hr_quantization hr_quantization_##isa;
+
+#define HR_TABLE(isa)                                                                        \
+    {#isa, &hr_activation_##isa, &hr_selection_##isa, &hr_pooling_##isa, &hr_similarity_##isa, \
+     &hr_quantization_##isa}
+
+HR_DECLARE(portable)
+#if HR_X86
+HR_DECLARE(avx2)
+HR_DECLARE(avx512)
+#endif
+
+static const hr_kernels tables[] = {
+#if HR_X86
+    HR_TABLE(avx512),
+    HR_TABLE(avx2),
+#endif
+    HR_TABLE(portable),
+};
+
+int hr_num_variants(void) { return (int)(sizeof tables / sizeof tables[0]); }
+
+const hr_kernels *hr_variant(int position) { return &tables[position]; }
+
+int hr_variant_runs(int position) {
+#if HR_X86
+    const char *isa = tables[position].isa;
+    /* These ask XGETBV too: a CPU feature whose registers the operating system does not save is not there. */
+    __builtin_cpu_init();
+    if (strcmp(isa, "avx512") == 0)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (strcmp(isa, "avx2") == 0) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    (void)position;
+#endif
+    return 1;
+}

@@ -1,0 +1,28 @@
+"""What a kernel refuses.
+
+ValueError
+├─ ShapeError       wrong rank, lengths that do not fit together, a length of 2^31 or more
+└─ NotFiniteError   NaN or an infinity where there may be none; `row` says where
+TypeError
+└─ DtypeError       not an array, or not of the element type asked for: nothing is converted in silence
+"""
+
+from __future__ import annotations
+
+__all__ = ["DtypeError", "NotFiniteError", "ShapeError"]
+
+
+class ShapeError(ValueError):
+    """An array's rank or lengths cannot be used; the message names the array, its shape and the limit."""
+
+
+class DtypeError(TypeError):
+    """An argument is no array, or its dtype is not the one asked for; the message names both."""
+
+
+class NotFiniteError(ValueError):
+    """A value that has no place in the answer; `row` is the first row that holds one."""
+
+    def __init__(self, message: str, *, row: int) -> None:
+        super().__init__(message)
+        self.row = row

@@ -1,0 +1,168 @@
+"""The kernels in plain NumPy, taken in f64: what each answer is, said as shortly as it can be.
+
+They take the arguments of their namesakes and answer in the same shapes and dtypes, but check nothing. A kernel may
+differ from them by its stated bound; top-k ranks the very f32 values it is given, so it may not differ at all.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "cls_pool",
+    "cosine_matrix",
+    "cosine_pairs",
+    "dot_matrix",
+    "dot_pairs",
+    "last_token_pool",
+    "max_pool",
+    "mean_pool",
+    "mean_pool_normalize",
+    "normalize_rows",
+    "quantize_int8",
+    "sigmoid",
+    "softmax",
+    "softmax_topk",
+    "to_float16",
+    "topk",
+]
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Ranking = tuple[NDArray[np.int64], Floats, NDArray[np.int64]]
+
+
+def softmax(logits: Floats) -> Floats:
+    """exp(logit - max) / sum of each row."""
+    return _softmax(logits).astype(np.float32)
+
+
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + exp(-x))."""
+    e = np.exp(-np.abs(x.astype(np.float64)))
+    out: Floats = (np.where(x >= 0, 1.0, e) / (1.0 + e)).astype(np.float32)
+    return out
+
+
+def topk(scores: Floats, k: int, threshold: float | None = None) -> Ranking:
+    """A stable sort of each row, largest first: equal scores stay in the order of their index."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return _cut(order, np.take_along_axis(scores, order, axis=1), threshold)
+
+
+def softmax_topk(logits: Floats, k: int, *, threshold: float | None = None) -> Ranking:
+    """The same sort of the logits, answered with their probabilities."""
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return _cut(order, np.take_along_axis(softmax(logits), order, axis=1), threshold)
+
+
+def mean_pool(hidden: Floats, mask: NDArray[np.generic]) -> Floats:
+    """Mean of the kept tokens; zero where there are none."""
+    return _mean(hidden, mask).astype(np.float32)
+
+
+def mean_pool_normalize(hidden: Floats, mask: NDArray[np.generic]) -> Floats:
+    """Unit vector of that mean."""
+    return _unit(_mean(hidden, mask)).astype(np.float32)
+
+
+def max_pool(hidden: Floats, mask: NDArray[np.generic]) -> Floats:
+    """Largest of the kept tokens in each dimension; zero where there are none."""
+    kept = (mask != 0)[:, :, None]
+    largest = np.where(kept, hidden, -np.inf).max(axis=1, initial=-np.inf)
+    out: Floats = np.where(kept.any(axis=1), largest, 0.0).astype(np.float32)
+    return out
+
+
+def cls_pool(hidden: Floats, mask: NDArray[np.generic] | None = None) -> Floats:
+    """The first kept token; zero where there is none."""
+    return _token(hidden, mask, 0)
+
+
+def last_token_pool(hidden: Floats, mask: NDArray[np.generic] | None = None) -> Floats:
+    """The last kept token; zero where there is none."""
+    return _token(hidden, mask, -1)
+
+
+def normalize_rows(x: Floats) -> Floats:
+    """x / |x|, zero rows as they are."""
+    return _unit(x.astype(np.float64)).astype(np.float32)
+
+
+def dot_matrix(a: Floats, b: Floats) -> Floats:
+    """Inner products of all rows with all."""
+    return (a.astype(np.float64) @ b.astype(np.float64).T).astype(np.float32)
+
+
+def dot_pairs(a: Floats, b: Floats) -> Floats:
+    """Inner products of row i with row i."""
+    answer: Floats = (a.astype(np.float64) * b).sum(axis=1).astype(np.float32)
+    return answer
+
+
+def cosine_matrix(a: Floats, b: Floats) -> Floats:
+    """Inner products of unit rows."""
+    return (_unit(a.astype(np.float64)) @ _unit(b.astype(np.float64)).T).clip(-1, 1).astype(np.float32)
+
+
+def cosine_pairs(a: Floats, b: Floats) -> Floats:
+    """Inner products of unit row i with unit row i."""
+    answer: Floats = (
+        (_unit(a.astype(np.float64)) * _unit(b.astype(np.float64))).sum(axis=1).clip(-1, 1).astype(np.float32)
+    )
+    return answer
+
+
+def quantize_int8(x: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """round(x * 127 / max|x|) in f32, as the kernel does it; tiny rows by their scale, rounded up, in f64."""
+    peak = np.abs(x).max(axis=1, initial=0.0)
+    tiny = peak < np.float32(1e-30)
+    scale = peak / np.float32(127)
+    rounded_down = tiny & (scale.astype(np.float64) * 127 < peak.astype(np.float64))
+    scale = np.where(rounded_down, np.nextafter(scale, np.float32(1)), scale)
+    ordinary = np.rint(x * (np.float32(127) / np.where(tiny, np.float32(1), peak))[:, None])
+    small = np.rint(x.astype(np.float64) / np.where(scale > 0, scale, 1).astype(np.float64)[:, None])
+    return np.where(tiny[:, None], small, ordinary).astype(np.int8), scale.astype(np.float32)
+
+
+def to_float16(x: Floats) -> NDArray[np.float16]:
+    """Nearest f16."""
+    return x.astype(np.float16)
+
+
+def _softmax(logits: Floats) -> Doubles:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf)
+    terms: Doubles = np.exp(shifted)
+    answer: Doubles = terms / terms.sum(axis=1, keepdims=True)
+    return answer
+
+
+def _cut(order: NDArray[np.int64], scores: Floats, threshold: float | None) -> Ranking:
+    kept = scores >= np.float32(-np.inf if threshold is None else threshold)
+    counts = np.logical_and.accumulate(kept, axis=1).sum(axis=1, dtype=np.int64)
+    within = np.arange(order.shape[1]) < counts[:, None]
+    return np.where(within, order, -1).astype(np.int64), np.where(within, scores, np.nan).astype(np.float32), counts
+
+
+def _mean(hidden: Floats, mask: NDArray[np.generic]) -> Doubles:
+    kept = (mask != 0)[:, :, None]
+    total = np.where(kept, hidden.astype(np.float64), 0.0).sum(axis=1)
+    answer: Doubles = total / np.maximum(kept.sum(axis=1), 1)
+    return answer
+
+
+def _token(hidden: Floats, mask: NDArray[np.generic] | None, end: int) -> Floats:
+    kept = np.ones(hidden.shape[:2], dtype=bool) if mask is None else mask != 0
+    out = np.zeros((hidden.shape[0], hidden.shape[2]), dtype=np.float32)
+    for row, tokens in enumerate(kept):
+        places = np.flatnonzero(tokens)
+        if places.size:
+            out[row] = hidden[row, places[end]]
+    return out
+
+
+def _unit(x: Doubles) -> Doubles:
+    lengths = np.sqrt((x * x).sum(axis=1, keepdims=True))
+    answer: Doubles = np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0)
+    return answer
