@@ -83,8 +83,8 @@ class AioCall(CallState):
             return self.abort(self._server.refusals.reply_too_large)
         return self._end(Status(), message)
 
-    def finish(self) -> bool:
-        return self._end(Status())
+    def finish(self, status: Status | None = None) -> bool:
+        return self._end(status or Status())
 
     def abort(self, status: Status) -> bool:
         return self._end(status if status.code else Status(UNKNOWN, status.message, status.details), failed=True)

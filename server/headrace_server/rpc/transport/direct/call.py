@@ -112,8 +112,10 @@ class DirectCall(CallState):
             return self.abort(self._server.refusals.reply_too_large)
         return self._end((0, b"", message))
 
-    def finish(self) -> bool:
-        return self._end((0, b"", None))
+    def finish(self, status: Status | None = None) -> bool:
+        if status is None or not status.code:
+            return self._end((0, b"", None))
+        return self._end((status.code, status.message.encode(), None), status, drop_queued=False)
 
     def abort(self, status: Status) -> bool:
         return self._end((status.code or UNKNOWN, status.message.encode(), None), status)
@@ -143,14 +145,14 @@ class DirectCall(CallState):
         with self._lock:
             self._reset(None)
 
-    def _end(self, answer: _Answer, error: Status | None = None) -> bool:
+    def _end(self, answer: _Answer, error: Status | None = None, drop_queued: bool = True) -> bool:
         posted = False
         with self._lock:
             if self._over:
                 return False
             self._over = True
             if error is not None:
-                if self._out:
+                if self._out and drop_queued:
                     self._out.clear()
                 if error.details:
                     self._trailing = (*(self._trailing or ()), (STATUS_DETAILS_KEY, error.details))
