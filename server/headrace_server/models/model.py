@@ -10,12 +10,17 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
+from headrace_server.config import BatchPolicy, EngineOptions
 from headrace_server.models.inputs import Input
 from headrace_server.models.signature import TensorSpec
+
+if TYPE_CHECKING:
+    from headrace_server.models.tabular import FeatureColumn
+    from headrace_server.models.tokenizer import TextTokenizer
 
 __all__ = ["FileDigest", "Model", "Pipeline", "PrepareOptions", "Row", "Task"]
 
@@ -63,7 +68,7 @@ class PrepareOptions:
     """Caller's wishes that change how inputs become rows."""
 
     truncate: bool = True  # False: an input over the limit is refused instead of cut
-    truncation_side: str = "right"  # "right" | "left": which end is cut
+    truncation_side: str = ""  # "right" | "left": which end is cut; "": the model's own choice, else the right
     prompt_name: str = ""  # a named prompt of the model, put before each text
     prompt: str = ""  # literal text put before each text (exclusive with prompt_name)
 
@@ -72,7 +77,7 @@ class Pipeline(Protocol):
     """The meaning around a graph, for one model. Thread-safe and stateless between calls."""
 
     def prepare(self, inputs: Sequence[Input], options: PrepareOptions, *, field: str = "inputs") -> list[Row]:
-        """Rows for inputs, in order. Raises ServingError INVALID_INPUT naming `{field}[i].…` for what it cannot read."""
+        """Rows for inputs, in order. Raises INVALID_INPUT naming `{field}[i].…` for what it cannot read."""
         ...
 
     def collate(self, rows: Sequence[Row]) -> dict[str, Array]:
@@ -81,7 +86,10 @@ class Pipeline(Protocol):
 
     def reduce(self, outputs: Mapping[str, Array], feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Per-row results, batch axis first: "scores" f32[b, c] for classifiers (softmax or sigmoid applied),
-        "embedding" f32[b, d] for embedders (pooled, not normalised), "relevance" f32[b] for cross-encoders."""
+        "embedding" f32[b, d] for embedders (pooled, not normalised), "relevance" f32[b] for cross-encoders (logits).
+
+        A row whose outputs are not finite is NaN throughout, and its neighbours are what they are alone.
+        """
         ...
 
     @property
@@ -110,6 +118,14 @@ class Model:
     max_length: int = 0  # tokens (or bytes) read of one input; 0: no such limit
     input_kinds: frozenset[str] = frozenset()  # "text", "image", "bytes", "features", "tensors"
     prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str = ""  # the prompt used when the caller names none; "": none
+    tokenizer: TextTokenizer | None = None  # of text models
+    features: tuple[FeatureColumn, ...] = ()  # of models that read columns, in graph order
+    precision: str = ""  # of the weights as stored in the graph: "fp32", "fp16", "int8", …; "": no weights
+    engine: EngineOptions = field(default_factory=EngineOptions)  # the server's, with the manifest's on top
+    batching: BatchPolicy = field(
+        default_factory=BatchPolicy
+    )  # the server's, with the manifest's and the graph's limits
     files: tuple[FileDigest, ...] = ()
     digest: str = ""  # SHA-256 over the sorted file digests
     notes: tuple[str, ...] = ()  # how the folder was read and what was chosen, one sentence each, for `inspect`

@@ -15,7 +15,7 @@ DataType = Literal[
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor of a graph: `shape` has -1 where an axis varies; axis 0 is the batch unless the model says otherwise."""
+    """One tensor of a graph: `shape` has -1 where an axis varies; axis 0 is the batch unless said otherwise."""
 
     name: str
     dtype: DataType

@@ -1,0 +1,127 @@
+"""Which models and versions a directory holds: a repository `<name>/<version>/…`, a folder a model, or one model.
+
+    DIR/minilm/1/…, DIR/minilm/2/…    versions "1" and "2" of minilm; the greatest number is the latest
+    DIR/spam/model.onnx               version "1" of spam
+    DIR/config.json, DIR/onnx/…       DIR itself is version "1" of a model named as DIR is
+
+Hidden entries are passed over. What cannot be a model is said in the notes and stops nobody.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from headrace_server.models.folder import model_invalid
+from headrace_server.models.manifest import MANIFEST_NAME
+
+__all__ = ["FoundVersion", "Layout", "discover", "is_model_folder", "read_layout", "version_key"]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(r"v?(\d{1,18}(?:\.\d{1,18}){0,3})(?:[-+]([0-9A-Za-z.-]{1,64}))?")
+_MARKS = (MANIFEST_NAME, "config.json", "modules.json", "genai_config.json")
+
+
+class FoundVersion(NamedTuple):
+    """One version folder."""
+
+    name: str
+    version: str
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What was found, models by name and versions oldest first; `notes` say what was passed over and why."""
+
+    versions: tuple[FoundVersion, ...]
+    notes: tuple[str, ...] = ()
+
+
+def discover(directory: Path) -> list[FoundVersion]:
+    """(name, version, folder) of every version in `directory`, by name, oldest version first."""
+    return list(read_layout(directory).versions)
+
+
+def read_layout(directory: Path) -> Layout:
+    """As `discover`, with notes. Raises ServingError MODEL_INVALID when `directory` is not a readable folder."""
+    try:
+        if is_model_folder(directory):
+            return Layout((FoundVersion(_own_name(directory), "1", directory),))
+        children = _folders(directory)
+    except OSError as error:
+        raise model_invalid("the model repository is not a readable folder", detail=repr(error)) from None
+    found: list[FoundVersion] = []
+    notes: list[str] = []
+    for child in children:
+        if not _NAME.fullmatch(child.name):
+            notes.append(
+                f"{child.name}: passed over, a model's name is 1 to 128 of A-Z a-z 0-9 . _ -, not starting with . or -"
+            )
+            continue
+        try:
+            versions, more = _versions(child)
+        except OSError:
+            versions, more = [], [f"{child.name}: passed over, not readable"]
+        found.extend(versions)
+        notes.extend(more)
+    if not found:
+        notes.append("no model found: expected <name>/<version>/ folders, or one folder with an .onnx file")
+    return Layout(tuple(found), tuple(notes))
+
+
+def version_key(version: str) -> tuple[tuple[int, ...], bool, str]:
+    """Sorts versions as numbers: 2 < 10, 1.2 < 1.10, and 2.0-rc1 < 2.0."""
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        return (), False, version
+    numbers = [int(part) for part in match[1].split(".")]
+    while len(numbers) > 1 and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers), match[2] is None, match[2] or ""
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether the folder itself holds a model's files. Raises OSError for what is no folder."""
+    names = {entry.name for entry in folder.iterdir() if entry.is_file()}
+    if any(mark in names for mark in _MARKS) or any(name.endswith(".onnx") and name[0] != "." for name in names):
+        return True
+    inner = folder / "onnx"
+    return inner.is_dir() and any(entry.suffix == ".onnx" for entry in inner.iterdir())
+
+
+def _versions(model: Path) -> tuple[list[FoundVersion], list[str]]:
+    notes: list[str] = []
+    children = _folders(model)
+    versioned = [child for child in children if _VERSION.fullmatch(child.name)]
+    direct = is_model_folder(model)
+    if not versioned:
+        if direct:
+            return [FoundVersion(model.name, "1", model)], notes
+        return [], [f"{model.name}: passed over, it holds neither version folders nor a model's files"]
+    if direct:
+        notes.append(f"{model.name}: files beside the version folders are not read; move them into a version folder")
+    notes.extend(
+        f"{model.name}/{child.name}: passed over, not a version (a number such as 1 or 2.1)"
+        for child in children
+        if child not in versioned
+    )
+    versioned.sort(key=lambda child: (version_key(child.name), child.name))
+    for earlier, later in pairwise(versioned):
+        if version_key(earlier.name) == version_key(later.name):
+            notes.append(
+                f"{model.name}: versions {earlier.name} and {later.name} are one number; {later.name} counts as newer"
+            )
+    return [FoundVersion(model.name, child.name, child) for child in versioned], notes
+
+
+def _folders(directory: Path) -> list[Path]:
+    return sorted(entry for entry in directory.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _own_name(directory: Path) -> str:
+    name = directory.resolve().name
+    return name if _NAME.fullmatch(name) else re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-")[:128] or "model"

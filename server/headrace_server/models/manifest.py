@@ -1,0 +1,266 @@
+"""headrace.toml: what a folder's own files leave unsaid, or should be read otherwise. Every key is optional.
+
+    tasks  = ["classify", "embed"]         # what to offer; found out from the graph when left out
+    graph  = "model.onnx"                  # of several .onnx files, the one to serve
+    labels = ["ham", "spam"]               # or a file: "labels.txt" (a line each), "labels.json"
+    multi_label = false                    # scores are independent (sigmoid)
+
+    [input]   kind = "text" | "image" | "bytes" | "features" | "tensors"
+    [window]  of bytes models: head, tail, block, padding_value, strip
+    [image]   width, height, resize, crop, mean, std, rescale, layout, colour, interpolation
+    [features.NAME]  a column: type, input, default    (columns of one matrix input stand in file order)
+    [output]  logits, embedding, relevance: graph outputs by name; activation = "softmax" | "sigmoid" | "none"
+    [tokenizer]  max_length, truncation_side
+    [pooling]    mode = "mean" | "cls" | "max" | "last_token" | "none", normalize
+    [prompts]    NAME = "text put before the input";  default_prompt = "NAME" at the top
+    [engine]     as config.EngineOptions        [batching]  as config.BatchPolicy
+
+An unknown key is an error that names it and the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from headrace_server.config import BatchPolicy, EngineOptions
+from headrace_server.errors import Reason, ServingError, Violation
+
+__all__ = [
+    "MANIFEST_NAME",
+    "Activation",
+    "BatchingSection",
+    "EngineSection",
+    "FeatureSection",
+    "ImageSection",
+    "InputSection",
+    "Manifest",
+    "OutputSection",
+    "PoolingMode",
+    "PoolingSection",
+    "TokenizerSection",
+    "WindowSection",
+    "parse_manifest",
+]
+
+MANIFEST_NAME = "headrace.toml"
+
+Activation = Literal["softmax", "sigmoid", "none"]
+PoolingMode = Literal["mean", "cls", "max", "last_token", "none"]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the manifest."""
+
+
+class InputSection(_Section, frozen=True):
+    """What the caller gives, and which graph input takes it (for images and bytes)."""
+
+    kind: Literal["text", "image", "bytes", "features", "tensors"] | None = None
+    name: str | None = None
+
+
+class WindowSection(_Section, frozen=True):
+    """Which bytes of an input are read: `head` of its first, `tail` of its last, `padding_value` where they run out.
+
+    `strip` drops white space from the start and the end before the window is taken, looking only at the first and the
+    last `block` bytes (0: at head or tail bytes).
+    """
+
+    head: int = 0
+    tail: int = 0
+    block: int = 0
+    padding_value: int = 0
+    strip: bool = False
+
+
+class ImageSection(_Section, frozen=True):
+    """How a decoded image becomes the graph's tensor: resize, centre crop, then (pixel × rescale - mean) / std."""
+
+    width: int | None = None
+    height: int | None = None
+    resize: int | tuple[int, int] | None = None  # shorter side, or [height, width]
+    crop_fraction: float | None = None  # resize so that the crop is this part of the shorter side
+    crop: bool | None = None  # centre crop to height × width after resizing
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    rescale: float | None = None
+    layout: Literal["nchw", "nhwc"] | None = None
+    colour: Literal["rgb", "bgr", "grey"] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] | None = None
+
+
+class FeatureSection(_Section, frozen=True):
+    """One column. Without `default` the caller must give a value; `default = nan` lets a float column be missing."""
+
+    type: Literal["string", "float", "int", "bool"] | None = None
+    input: str | None = None
+    default: str | float | int | bool | None = None
+
+
+class OutputSection(_Section, frozen=True):
+    """Which graph outputs mean what."""
+
+    logits: str | None = None
+    embedding: str | None = None
+    relevance: str | None = None
+    activation: Activation | None = None
+
+
+class TokenizerSection(_Section, frozen=True):
+    """Overrides of the tokenizer's own settings."""
+
+    max_length: int | None = None
+    truncation_side: Literal["right", "left"] | None = None
+
+
+class PoolingSection(_Section, frozen=True):
+    """How token vectors become one vector."""
+
+    mode: PoolingMode | None = None
+    normalize: bool | None = None
+
+
+class EngineSection(_Section, frozen=True):
+    """Overrides of `config.EngineOptions` for this model."""
+
+    device: str | None = None
+    precision: str | None = None
+    num_workers: int | None = None
+    intra_op_threads: int | None = None
+
+    def over(self, defaults: EngineOptions) -> EngineOptions:
+        return EngineOptions(**_over(self, defaults))
+
+
+class BatchingSection(_Section, frozen=True):
+    """Overrides of `config.BatchPolicy` for this model."""
+
+    max_batch_size: int | None = None
+    max_queue_rows: int | None = None
+    max_delay_ms: float | None = None
+    max_padding_ratio: float | None = None
+    length_bucket: int | None = None
+
+    def over(self, defaults: BatchPolicy) -> BatchPolicy:
+        return BatchPolicy(**_over(self, defaults))
+
+
+class Manifest(_Section, frozen=True):
+    """The whole file; `Manifest()` is that of a folder without one."""
+
+    tasks: tuple[Literal["classify", "embed", "rerank", "infer"], ...] | None = None
+    graph: str | None = None
+    labels: tuple[str, ...] | str | None = None
+    multi_label: bool | None = None
+    default_prompt: str | None = None
+    input: InputSection = InputSection()
+    window: WindowSection | None = None
+    image: ImageSection = ImageSection()
+    features: dict[str, FeatureSection] = {}
+    output: OutputSection = OutputSection()
+    tokenizer: TokenizerSection = TokenizerSection()
+    pooling: PoolingSection = PoolingSection()
+    prompts: dict[str, str] | None = None
+    engine: EngineSection = EngineSection()
+    batching: BatchingSection = BatchingSection()
+
+
+def parse_manifest(text: bytes) -> Manifest:
+    """The manifest in `text` (TOML, UTF-8). Raises ServingError MODEL_INVALID naming key, value and what is valid."""
+    try:
+        table = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise _invalid("", f"not valid TOML ({error})") from None
+    _check_keys(table, Manifest, "")
+    try:
+        manifest = msgspec.convert(table, Manifest)
+        # Values out of range are told here, by the file that holds them, rather than when the engine starts.
+        manifest.engine.over(EngineOptions())
+        manifest.batching.over(BatchPolicy())
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        raise _invalid(path.strip("`."), message) from None
+    except ServingError as error:
+        raise ServingError(
+            Reason.MODEL_INVALID, f"{MANIFEST_NAME}: {error.message}", violations=error.violations
+        ) from None
+    _check_ranges(manifest)
+    return manifest
+
+
+def _check_ranges(manifest: Manifest) -> None:
+    window, image, tokenizer = manifest.window, manifest.image, manifest.tokenizer
+    if window is not None:
+        for name in ("head", "tail", "block"):
+            _in_range(f"window.{name}", getattr(window, name), 0, 16_777_216)
+        if window.head + window.tail == 0:
+            raise _invalid("window", "head and tail are both 0, one must be more")
+    for name in ("width", "height"):
+        _in_range(f"image.{name}", getattr(image, name), 1, 16_384)
+    for side in image.resize if isinstance(image.resize, tuple) else (image.resize,):
+        _in_range("image.resize", side, 1, 16_384)
+    if image.crop_fraction is not None and not 0.01 <= image.crop_fraction <= 1:
+        raise _invalid("image.crop_fraction", f"{image.crop_fraction}, from 0.01 to 1")
+    for name in ("mean", "std"):
+        values = getattr(image, name)
+        if values is not None and len(values) not in (1, 3):
+            raise _invalid(f"image.{name}", f"{len(values)} values, 1 or 3")
+    if image.std is not None and not all(value > 0 for value in image.std):
+        raise _invalid("image.std", f"{list(image.std)}, each more than 0")
+    _in_range("tokenizer.max_length", tokenizer.max_length, 1, 1_048_576)
+
+
+def _in_range(key: str, value: int | None, low: int, high: int) -> None:
+    if value is not None and not low <= value <= high:
+        raise _invalid(key, f"{value}, from {low} to {high}")
+
+
+def _over(section: msgspec.Struct, defaults: Any) -> dict[str, Any]:
+    chosen = msgspec.structs.asdict(section)
+    return {name: getattr(defaults, name) if value is None else value for name, value in chosen.items()}
+
+
+def _check_keys(table: Mapping[str, Any], struct: type[msgspec.Struct], prefix: str) -> None:
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+    for key, value in table.items():
+        if key not in fields:
+            raise _unknown_key(prefix + key, prefix, list(fields))
+        for section, of_names in _sections(fields[key]):
+            if of_names and isinstance(value, dict):
+                for name, inner in value.items():
+                    if isinstance(inner, dict):
+                        _check_keys(inner, section, f"{prefix}{key}.{name}.")
+            elif isinstance(value, dict):
+                _check_keys(value, section, f"{prefix}{key}.")
+
+
+def _sections(kind: Any) -> list[tuple[type[msgspec.Struct], bool]]:
+    """The section types that a field holds, and whether it maps names to them."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return [(kind, False)]
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is dict:
+        return [(section, True) for section, _ in _sections(arguments[1])]
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return [found for argument in arguments for found in _sections(argument)]
+    return []
+
+
+def _unknown_key(key: str, prefix: str, valid: list[str]) -> ServingError:
+    name = key.removeprefix(prefix)
+    nearest = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)
+    return _invalid(key, f"unknown key, the nearest valid one is {prefix}{nearest[0]}" if nearest else "unknown key")
+
+
+def _invalid(key: str, description: str) -> ServingError:
+    where = f"{MANIFEST_NAME}: {key}: " if key else f"{MANIFEST_NAME}: "
+    return ServingError(
+        Reason.MODEL_INVALID, where + description, violations=[Violation(f"{MANIFEST_NAME}:{key}", description)]
+    )
