@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +56,7 @@ class ThreadBudget:
 
     def resolved(self) -> ThreadBudget:
         """The same budget with every 0 replaced by its number."""
-        workers = self.num_workers or self.num_cores
+        workers = self.num_workers or max(1, self.num_cores // (self.intra_op_threads or 1))
         return ThreadBudget(
             num_cores=self.num_cores,
             num_workers=workers,
@@ -64,6 +64,14 @@ class ThreadBudget:
             kernel_threads=self.kernel_threads or self.num_cores,
             prepare_threads=self.prepare_threads or max(2, self.num_cores),
         )
+
+    def for_engine(self, options: EngineOptions) -> ThreadBudget:
+        """The resolved budget of one model: its own choices first, the rest divided as for every other."""
+        return replace(
+            self,
+            num_workers=options.num_workers or self.num_workers,
+            intra_op_threads=options.intra_op_threads or self.intra_op_threads,
+        ).resolved()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +98,7 @@ class BatchPolicy:
     max_batch_size: int = 16  # rows a run; 1: no batching
     max_queue_rows: int = 2048  # rows waiting; beyond it requests are refused at once
     max_delay_ms: float = 0.0  # how long a free worker waits for more rows; 0: takes what is there
-    max_padding_ratio: float = 1.5  # padded length × rows ÷ sum of lengths in one batch
+    max_padding_ratio: float = 1.5  # longest bucketed length × rows ÷ sum of bucketed lengths in one batch
     length_bucket: int = 16  # lengths are padded up to a multiple of this, so that shapes recur
 
     def __post_init__(self) -> None:

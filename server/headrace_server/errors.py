@@ -78,6 +78,7 @@ class ServingError(Exception):
         self,
         reason: Reason,
         message: str,
+        /,
         *,
         violations: Iterable[Violation] = (),
         resource: Resource | None = None,

@@ -1,0 +1,99 @@
+"""From a Model and its EngineOptions to a loaded Engine: what was asked for, or an error; nothing else in silence.
+
+device     auto        the best that this build can run: the CPU; said in the log and in `Engine.info`
+           cpu         the CPU
+           cuda[:n]    where the installed onnxruntime has it and it starts
+           others      an error that says so
+precision  auto        what the graph's weights are
+           others      an error unless the graph's weights are so: a graph is never converted at load
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from headrace_server.config import EngineOptions, ThreadBudget
+from headrace_server.engines.base import Engine
+from headrace_server.engines.devices import device_unavailable, split_device
+from headrace_server.engines.onnx import OnnxEngine, available_providers
+from headrace_server.errors import Reason, ServingError
+from headrace_server.models.model import Model
+from headrace_server.models.onnx_header import OnnxHeader, read_onnx_header
+
+__all__ = ["create_engine"]
+
+logger = logging.getLogger(__name__)
+
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+_CURE = "set device to cpu or auto"
+
+
+def create_engine(model: Model, options: EngineOptions, budget: ThreadBudget) -> Engine:
+    """A loaded engine for `model`.
+
+    time    takes up to seconds and holds the interpreter for parts of it: never called on a serving thread
+    raises  ServingError MODEL_INVALID for a graph that does not load; DEVICE_UNAVAILABLE (facts requested, actual,
+            reason, cure) for a device or precision that is not there; UNSUPPORTED for a format that no engine reads
+    """
+    if model.graph.suffix != ".onnx":
+        raise ServingError(
+            Reason.UNSUPPORTED, f"{model.graph.name}: no engine of this build runs {model.graph.suffix} files"
+        )
+    device, provider, provider_options = _resolve_device(options.device)
+    header = read_onnx_header(model.graph)
+    precision = header.precision or "fp32"
+    if options.precision not in ("auto", precision):
+        raise device_unavailable(
+            f"precision {options.precision}",
+            actual=precision,
+            reason=f"the weights of this graph are {precision}",
+            cure=f"set precision to {precision} or auto, or serve a graph exported as {options.precision}",
+        )
+    threads = budget.for_engine(options)
+    engine = OnnxEngine(
+        model.graph,
+        device=device,
+        provider=provider,
+        provider_options=provider_options,
+        precision=precision,
+        num_threads=threads.intra_op_threads,
+        num_workers=threads.num_workers,
+        class_labels=_map_columns(header),
+    )
+    info = engine.info
+    logger.info(
+        "model %s/%s: device %s (asked for %s), %s, precision %s (asked for %s), %d workers of %d threads, %.0f ms",
+        *(model.name, model.version, info.device, options.device, info.provider, info.precision, options.precision),
+        *(info.num_workers, info.num_threads, info.load_time_ms),
+    )
+    return engine
+
+
+def _resolve_device(requested: str) -> tuple[str, str, dict[str, str]]:
+    """Device as reported, execution provider, provider options."""
+    base, index = split_device(requested)
+    if base in ("auto", "cpu"):
+        return "cpu", _CPU, {}
+    if base == "cuda":
+        if _CUDA not in available_providers():
+            raise device_unavailable(
+                requested,
+                actual="cpu",
+                reason="the installed onnxruntime is built without CUDA",
+                cure=f"install onnxruntime-gpu in place of onnxruntime, or {_CURE}",
+            )
+        return f"cuda:{index}", _CUDA, {"device_id": str(index)}
+    raise device_unavailable(requested, actual="cpu", reason=f"this build has no engine for {base}", cure=_CURE)
+
+
+def _map_columns(header: OnnxHeader) -> dict[str, tuple[Any, ...]]:
+    """By output that is a sequence of maps: the class labels in the graph's order (the runtime gives them sorted)."""
+    columns = {}
+    for output in header.outputs:
+        if output.kind == "map_sequence":
+            node = header.producer_of(output.name)
+            if node is not None and node.class_labels:
+                columns[output.name] = node.class_labels
+    return columns

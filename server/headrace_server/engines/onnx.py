@@ -1,0 +1,256 @@
+"""OnnxEngine: a graph on ONNX Runtime. The one file that imports onnxruntime, and only once a model is loaded.
+
+Threads come from the ThreadBudget alone and never spin: on few cores a spinning pool takes the time of the next
+request's tokeniser. The memory arena keeps what a usual batch needs and gives an outsized batch's memory back after it.
+The runtime's own log is off: what it has to say comes as exceptions, and must not reach callers or standard error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headrace_server.engines.base import Array, EngineInfo
+from headrace_server.engines.devices import device_unavailable
+from headrace_server.engines.onnx_types import GraphTensor, check_feeds, graph_tensor, map_matrix, shapes_disagree
+from headrace_server.errors import Reason, ServingError
+from headrace_server.models.signature import TensorSpec
+
+__all__ = ["OnnxEngine", "available_providers", "load_runtime"]
+
+_FATAL_ONLY = 4  # log severity
+_OUTSIZED = 8.0  # a run this many times larger than the usual gives its memory back
+_USUAL_WEIGHT = 1 / 32  # of the newest run in what is usual
+
+_LOAD_FAULTS = {
+    "InvalidProtobuf": "it is not a readable ONNX file",
+    "InvalidGraph": "its graph is not valid for this runtime",
+    "InvalidArgument": "its graph is not valid for this runtime",
+    "NotImplemented": "it uses an operator that this runtime does not have",
+    "NoSuchFile": "the graph or its external data is missing",
+    "Fail": "the runtime cannot load it (a newer opset, or damaged data)",
+}
+
+
+def load_runtime() -> Any:
+    """The onnxruntime module, its telemetry off.
+
+    Raises ServingError DEVICE_UNAVAILABLE where it is not installed, or where two of its wheels are: they overwrite
+    each other's files, and which one runs depends on the order of installation.
+    """
+    present = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
+    if len(present) == 2:
+        raise device_unavailable(
+            "onnxruntime",
+            actual="unknown",
+            reason="onnxruntime and onnxruntime-gpu are installed together and overwrite each other",
+            cure="uninstall both, then install the one that fits this machine",
+        )
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise device_unavailable(
+            "onnxruntime",
+            actual="none",
+            reason="onnxruntime is not installed or does not load",
+            cure="install onnxruntime",
+            detail=repr(error),
+        ) from error
+    runtime.disable_telemetry_events()
+    return runtime
+
+
+def available_providers() -> tuple[str, ...]:
+    """The execution providers that the installed runtime was built with: none of them is known to work here."""
+    return tuple(load_runtime().get_available_providers())
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+class OnnxEngine:
+    """A session of ONNX Runtime. `run` may be called from any thread, up to `info.num_workers` at once.
+
+    graph          the .onnx file
+    device         "cpu" or "cuda:n", as it is reported; `provider` and `provider_options` name it to the runtime
+    precision      of the weights, as read from the graph; on the CPU fp16 weights are computed in fp32
+    class_labels   columns of each output that is a sequence of maps (ZipMap), in the graph's order
+    raises         ServingError MODEL_INVALID for a graph that does not load; DEVICE_UNAVAILABLE when the session came
+                   up on another provider than the one asked for
+    """
+
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        device: str,
+        provider: str,
+        provider_options: Mapping[str, str] | None = None,
+        precision: str,
+        num_threads: int,
+        num_workers: int,
+        class_labels: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
+        started = time.perf_counter()
+        self._runtime = runtime = load_runtime()
+        self._session: Any = self._open(graph, provider, dict(provider_options or {}), num_threads)
+        actual = self._session.get_providers()[0]
+        if actual != provider:
+            self._session = None
+            raise device_unavailable(
+                device,
+                actual=actual,
+                reason=f"the runtime could not start {provider} and fell back to {actual}",
+                cure="install the driver and libraries it needs, or set device to cpu or auto",
+            )
+        self._inputs = _declared(self._session.get_inputs())
+        self._outputs = _declared(self._session.get_outputs())
+        self._class_labels = dict(class_labels or {})
+        self._on_cpu = provider == "CPUExecutionProvider"
+        self._usual_elements = 0.0
+        self._was_outsized = False
+        self._running: set[Any] = set()  # RunOptions of runs in flight
+        self._lock = threading.Lock()
+        self._info = EngineInfo(
+            engine="onnx",
+            runtime_version=f"onnxruntime {runtime.__version__}",
+            device=device,
+            provider=actual,
+            precision=precision,
+            num_threads=num_threads,
+            num_workers=num_workers,
+            load_time_ms=(time.perf_counter() - started) * 1e3,
+        )
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        return [declared.spec for declared in self._inputs.values()]
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        return [declared.spec for declared in self._outputs.values()]
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Outputs by name for one batch of feeds; only what is asked for is computed.
+
+        feeds    one array per graph input, dtype and rank as in `inputs`; strings as object arrays
+        outputs  names wanted; None: all. A sequence of maps comes as f32[b, c], columns in the graph's label order
+        raises   ServingError INVALID_INPUT for a wrong name, dtype or shape, or values that the graph cannot take
+                 (an index outside a table); UNSUPPORTED for an output type that NumPy has not; SHUTTING_DOWN after
+                 `close` or `terminate`; INTERNAL when the runtime fails
+        """
+        check_feeds(feeds, self._inputs)
+        names = list(self._outputs) if outputs is None else list(outputs)
+        self._check_outputs(names)
+        options = self._runtime.RunOptions()
+        options.log_severity_level = _FATAL_ONLY
+        if self._should_shrink(feeds):
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        with self._lock:
+            session = self._session
+            if session is None:
+                raise _closed()
+            self._running.add(options)
+        try:
+            values = session.run(names, feeds, options)
+        except Exception as error:
+            raise self._run_error(error, feeds, options) from error
+        finally:
+            with self._lock:
+                self._running.discard(options)
+        return {name: self._as_array(name, value) for name, value in zip(names, values, strict=True)}
+
+    def terminate(self) -> None:
+        """Stops the runs in flight at their next node; they raise SHUTTING_DOWN. The session stays usable."""
+        with self._lock:
+            for options in self._running:
+                options.terminate = True
+
+    def close(self) -> None:
+        """Frees the session, once the runs in flight are over. Calling `run` afterwards raises SHUTTING_DOWN."""
+        with self._lock:
+            self._session = None
+
+    def _open(self, graph: Path, provider: str, provider_options: dict[str, str], num_threads: int) -> Any:
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = self._runtime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = _FATAL_ONLY
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        try:
+            session = self._runtime.InferenceSession(
+                str(graph), options, providers=[provider], provider_options=[provider_options]
+            )
+        except Exception as error:
+            fault = _LOAD_FAULTS.get(type(error).__name__, "the runtime cannot load it")
+            raise ServingError(
+                Reason.MODEL_INVALID, f"{graph.name} cannot be served: {fault}", detail=str(error)
+            ) from error
+        session.disable_fallback()  # a failing run must fail, not rebuild the session on another device
+        return session
+
+    def _check_outputs(self, names: Sequence[str]) -> None:
+        for name in names:
+            declared = self._outputs.get(name)
+            if declared is None:
+                known = ", ".join(self._outputs)
+                raise ServingError(Reason.INVALID_INPUT, f"outputs: {name!r} is unknown, the model gives {known}")
+            if declared.spec.dtype == "bfloat16":
+                raise ServingError(Reason.UNSUPPORTED, f"outputs: {declared.spec} is of a type that is not served")
+
+    def _should_shrink(self, feeds: Mapping[str, Array]) -> bool:
+        """After this run unused memory is to be given back: it, or the run before, is far larger than the usual one.
+
+        The second time frees what the first could not, the outsized run's own outputs. Racing workers may lose an
+        update, which a moving average bears.
+        """
+        if not self._on_cpu:
+            return False
+        elements = sum(feed.size for feed in feeds.values())
+        usual = self._usual_elements or elements
+        self._usual_elements = usual + _USUAL_WEIGHT * (elements - usual)
+        follows_outsized, self._was_outsized = self._was_outsized, elements > _OUTSIZED * usual
+        return follows_outsized or self._was_outsized
+
+    def _as_array(self, name: str, value: Any) -> Array:
+        if self._outputs[name].is_map_sequence:
+            return map_matrix(value, self._class_labels.get(name, ()))
+        array: Array = value
+        return array
+
+    def _run_error(self, error: Exception, feeds: Mapping[str, Array], options: Any) -> ServingError:
+        if options.terminate:
+            return _closed()
+        kind = type(error).__name__
+        disagreement = shapes_disagree(feeds, self._inputs)
+        if disagreement:
+            return ServingError(Reason.INVALID_INPUT, f"tensors: {disagreement}", detail=str(error))
+        if kind == "InvalidArgument":
+            message = "tensors: the model cannot take these values or shapes"
+            return ServingError(Reason.INVALID_INPUT, message, detail=str(error))
+        return ServingError(Reason.INTERNAL, "the model could not be run", detail=f"{kind}: {error}")
+
+
+def _declared(nodes: Sequence[Any]) -> dict[str, GraphTensor]:
+    tensors = (graph_tensor(node.name, node.type, node.shape) for node in nodes)
+    return {tensor.spec.name: tensor for tensor in tensors if tensor is not None}
+
+
+def _closed() -> ServingError:
+    return ServingError(Reason.SHUTTING_DOWN, "the model is shutting down")
