@@ -14,7 +14,7 @@ __all__ = ["RequestContext", "Timings"]
 class Timings:
     """Where a request's time went, nanoseconds; stages add up to no more than the caller measured.
 
-    Of a request of several rows each stage holds the time of its slowest row.
+    Of a request of several rows the stages are those of the row that was answered last: the way that took longest.
     """
 
     queue_ns: int = 0
@@ -36,7 +36,7 @@ class RequestContext:
         self.request_id = request_id
         self.timings = Timings()
         self.cancelled = False
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], object]] = []
         self._lock = threading.Lock()
 
     def time_remaining(self) -> float | None:
@@ -57,7 +57,7 @@ class RequestContext:
         for callback in callbacks:
             callback()
 
-    def on_cancel(self, callback: Callable[[], None]) -> None:
+    def on_cancel(self, callback: Callable[[], object]) -> None:
         """Runs `callback` when the request is cancelled; at once if it has been."""
         with self._lock:
             if not self.cancelled:

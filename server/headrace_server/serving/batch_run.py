@@ -1,0 +1,126 @@
+"""BatchRun: one taken batch computed and answered; a failing one is run again in halves until the culprit is alone."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+
+from headrace_server.errors import Reason, ServingError
+from headrace_server.serving import refusals
+from headrace_server.serving.batch import BatchResult, Runner, StageTimes
+from headrace_server.serving.entry import Entry, Request
+from headrace_server.serving.row_queue import RowQueue
+
+__all__ = ["BatchRun"]
+
+# These are said of the engine, not of a row: running the rows alone would only say them again.
+_NOT_A_ROWS_FAULT = frozenset({Reason.SHUTTING_DOWN, Reason.DEVICE_UNAVAILABLE, Reason.MODEL_FAILED})
+
+
+class BatchRun:
+    """Computes the entries of one batch on the calling thread and settles their requests.
+
+    clean_seconds  time of the run when it succeeded whole at the first try; None otherwise
+    num_settled    futures resolved
+    computed       (rows, stage times) of every run that succeeded
+    """
+
+    __slots__ = ("_clock", "_lock", "_queue", "_runner", "clean_seconds", "computed", "num_settled")
+
+    def __init__(self, runner: Runner, *, queue: RowQueue, lock: threading.Lock, clock: Callable[[], float]) -> None:
+        self._runner = runner
+        self._queue = queue  # guarded by `lock`
+        self._lock = lock
+        self._clock = clock
+        self.clean_seconds: float | None = None
+        self.num_settled = 0
+        self.computed: list[tuple[int, StageTimes]] = []
+
+    def compute(self, batch: Sequence[Entry]) -> None:
+        """Runs `batch`, in halves where it fails, and answers or fails every request that is thereby decided."""
+        started = self._clock()
+        groups: list[Sequence[Entry]] = [batch]
+        while groups:
+            group = groups.pop()
+            if group is not batch:
+                group = self._still_wanted(group)
+                if not group:
+                    continue
+            began = self._clock()
+            try:
+                result = self._runner([entry.row for entry in group if entry.row is not None])
+                if len(result.rows) != len(group):
+                    raise ValueError(f"the runner gave {len(result.rows)} results for {len(group)} rows")
+            except BaseException as exc:
+                error = _as_serving_error(exc)
+                if len(group) > 1 and error.reason not in _NOT_A_ROWS_FAULT:
+                    middle = len(group) // 2
+                    groups += [group[middle:], group[:middle]]
+                else:
+                    self._fail(group, error)
+                continue
+            ended = self._clock()
+            if group is batch:
+                self.clean_seconds = ended - began
+            self._answer(group, result, started, ended)
+
+    def _still_wanted(self, group: Sequence[Entry]) -> Sequence[Entry]:
+        """The entries whose request is open and in time; the late ones are failed."""
+        now = self._clock()
+        late = [e for e in group if e.request.deadline is not None and e.request.deadline <= now]
+        if late:
+            self._fail(late, refusals.deadline_passed())
+        return [entry for entry in group if not entry.request.done]
+
+    def _answer(self, group: Sequence[Entry], result: BatchResult, started: float, ended: float) -> None:
+        finished: list[tuple[Request, float]] = []
+        size = len(group)
+        with self._lock:
+            for entry, row_result in zip(group, result.rows, strict=True):
+                entry.row = None
+                request = entry.request
+                if request.done:  # cancelled while it ran
+                    continue
+                request.results[entry.index] = row_result
+                request.largest_batch = max(request.largest_batch, size)
+                request.num_left -= 1
+                if not request.num_left:
+                    request.done = True
+                    finished.append((request, entry.submitted))
+        # Whatever the run took beyond stacking and reducing was the engine, failed tries included.
+        infer_ns = max(0, int((ended - started) * 1e9) - result.collate_ns - result.reduce_ns)
+        for request, submitted in finished:
+            timings = request.timings
+            timings.queue_ns += max(0, int((started - submitted) * 1e9))
+            timings.preprocess_ns += result.collate_ns
+            timings.infer_ns += infer_ns
+            timings.postprocess_ns += result.reduce_ns
+            timings.batch_size = max(timings.batch_size, request.largest_batch)
+            self.num_settled += 1
+            request.answer()
+        waited_ns = max(0, int((started - min(entry.submitted for entry in group)) * 1e9))
+        self.computed.append((size, StageTimes(waited_ns, result.collate_ns, result.infer_ns, result.reduce_ns)))
+
+    def _fail(self, group: Sequence[Entry], error: ServingError) -> None:
+        failed: list[Request] = []
+        with self._lock:
+            for entry in group:
+                entry.row = None
+                if not entry.request.done:
+                    entry.request.done = True
+                    self._queue.drop(entry.request)  # its other rows are not worth computing
+                    failed.append(entry.request)
+        for request in failed:
+            self.num_settled += 1
+            request.fail(error)
+
+
+def _as_serving_error(exc: BaseException) -> ServingError:
+    """`exc` if it was meant for callers; else INTERNAL, with what happened kept for the log."""
+    if isinstance(exc, ServingError):
+        return exc
+    detail = "".join(traceback.format_exception(exc))
+    error = ServingError(Reason.INTERNAL, "the request could not be computed", detail=detail)
+    error.__cause__ = exc
+    return error

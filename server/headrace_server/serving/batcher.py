@@ -1,0 +1,375 @@
+"""Batcher: a bounded queue that groups rows of stateless requests and hands them to an engine's workers.
+
+    submit ──▶ RowQueue (earliest deadline first) ──▶ worker: take a batch, run it, answer each request itself
+
+A worker that is free takes what waits at once; no timer runs unless `max_delay_ms` asks for one. While a neighbour is
+idle it takes its share only, so that two cores work on what one submission brought.
+
+Order. A row runs by its deadline, or `PATIENCE_S` after it was submitted where the deadline is further away or absent:
+a fixed moment that later arrivals cannot push back, so nothing starves, and work with a near deadline passes work
+without one. Equals run in the order they came. Of a request larger than a batch, each further batch gives way by one
+batch's time, so that small requests do not wait for all of a large one.
+
+Fate. A request owns its future. A batch that fails is run again in halves until the row that fails stands alone; its
+request fails, its neighbours are answered. Cancelled requests give their places up at once; what was cancelled while
+running is discarded when it comes back.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from headrace_server.config import BatchPolicy
+from headrace_server.errors import Reason, ServingError
+from headrace_server.models.model import Row
+from headrace_server.serving import refusals
+from headrace_server.serving.batch import BatchObserver, Runner
+from headrace_server.serving.batch_run import BatchRun
+from headrace_server.serving.context import RequestContext
+from headrace_server.serving.entry import BatchFuture, Entry, Request
+from headrace_server.serving.row_queue import RowQueue
+from headrace_server.serving.service_time import ServiceTime
+
+__all__ = ["PATIENCE_S", "Batcher"]
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 10.0
+_RETRY_UNKNOWN_S = 0.1  # advice while nothing has been measured
+_RETRY_RANGE_S = (0.01, 30.0)
+
+
+class Batcher:
+    """Groups rows from many callers into runs of at most `policy.max_batch_size`. Thread-safe.
+
+    runner       computes one batch, blocking, on up to `num_workers` threads at once
+    name         the model, for thread names, the log and the observer; `version` likewise
+    clock        seconds, monotonic, the clock of `RequestContext.deadline`
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        policy: BatchPolicy,
+        *,
+        num_workers: int,
+        name: str,
+        version: str = "",
+        observer: BatchObserver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runner = runner
+        self._policy = policy
+        self._name = name
+        self._version = version
+        self._observer = observer
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._work_waits = threading.Condition(self._lock)
+        self._all_done = threading.Condition(self._lock)
+        self._queue = RowQueue()
+        self._service_time = ServiceTime()
+        self._seq = 0
+        self._num_idle = 0
+        self._num_open = 0  # requests admitted and not yet resolved
+        self._running: dict[int, tuple[float, list[Entry]]] = {}  # by worker: expected end, rows
+        self._admitting = True
+        self._stopping = False
+        self._num_workers = num_workers
+        self._threads = [
+            threading.Thread(target=self._work, args=(worker,), name=f"{name}-{worker}", daemon=True)
+            for worker in range(num_workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Rows that wait now."""
+        return self._queue.num_rows
+
+    def submit(self, rows: Sequence[Row], context: RequestContext) -> BatchFuture:
+        """Future of one result a row, in order; all rows are admitted or none. Never blocks, never raises.
+
+        The future is resolved on a worker's thread (a done-callback there can answer the client itself), on the
+        canceller's thread when `context` is cancelled, or before this returns when the request is refused. Its
+        exceptions are ServingError: QUEUE_FULL and DEADLINE_INFEASIBLE (with `retry_after_s`), DEADLINE_EXCEEDED,
+        CANCELLED, SHUTTING_DOWN, PAYLOAD_TOO_LARGE, or what the runner raised for one of the rows.
+        """
+        future = BatchFuture()
+        now = self._clock()
+        expired: list[Request] = []
+        with self._lock:
+            refusal = self._refusal(len(rows), rows, context, now, expired)
+            if refusal is None and rows:
+                request = Request(future, context, len(rows))
+                self._enqueue(request, rows, now)
+                self._work_waits.notify()
+        if expired:
+            self._fail_expired(expired)
+        if refusal is not None:
+            future.set_exception(refusal)
+            self._tell_rejected(refusal.reason, len(rows))
+        elif not rows:
+            future.set_result([])
+        else:
+            abandon = partial(self._abandon, request)
+            future.abandon = abandon
+            context.on_cancel(abandon)
+            if request.done:  # answered or abandoned in the meantime: nothing is left to abandon
+                future.abandon = None
+        return future
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuses new requests and waits for the admitted ones. True: all were answered. False: the time was up."""
+        with self._lock:
+            self._admitting = False
+            self._work_waits.notify_all()  # a worker that waits for company waits no longer
+            return self._all_done.wait_for(lambda: not self._num_open, timeout_s)
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Refuses new requests, fails waiting ones with SHUTTING_DOWN, lets running batches answer, ends the workers.
+
+        A run that has not come back after `timeout_s` is failed with SHUTTING_DOWN too, and its thread left behind.
+        """
+        with self._lock:
+            self._admitting = False
+            self._stopping = True
+            left = self._claim(self._queue.drop_all())
+            self._work_waits.notify_all()
+        self._fail(left, refusals.shutting_down)
+        limit = time.monotonic() + timeout_s
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, limit - time.monotonic()))
+        if threading.current_thread() in self._threads:
+            return  # called from a done-callback: the batch that it answers is not over yet
+        with self._lock:
+            stuck = self._claim(entry.request for _, entries in self._running.values() for entry in entries)
+        if stuck:
+            logger.error("%s: %d requests were still running %.1f s after the stop", self._name, len(stuck), timeout_s)
+            self._fail(stuck, refusals.shutting_down)
+
+    # the door
+
+    def _refusal(
+        self, num_rows: int, rows: Sequence[Row], context: RequestContext, now: float, expired: list[Request]
+    ) -> ServingError | None:
+        """Why these rows cannot be admitted; None when they can. Under the lock."""
+        if not self._admitting:
+            return refusals.shutting_down()
+        if context.cancelled:
+            return refusals.cancelled()
+        deadline = context.deadline
+        if deadline is not None and deadline <= now:
+            return refusals.deadline_passed()
+        limit = self._policy.max_queue_rows
+        if self._queue.num_rows + num_rows > limit:
+            if num_rows > limit:
+                return refusals.request_too_large(rows=num_rows, limit=limit)
+            expired += self._queue.expire(now)
+            waiting = self._queue.num_rows
+            if waiting + num_rows > limit:
+                retry_after_s = self._retry_after_s(waiting + num_rows - limit)
+                return refusals.queue_full(rows=num_rows, waiting=waiting, limit=limit, retry_after_s=retry_after_s)
+        if deadline is not None and num_rows and self._service_time.has_evidence(now):
+            needed_s = self._needed_s(rows, min(deadline, now + PATIENCE_S), deadline - now, now)
+            if needed_s > deadline - now:
+                return refusals.deadline_infeasible(remaining_s=deadline - now, needed_s=needed_s)
+        return None
+
+    def _needed_s(self, rows: Sequence[Row], order: float, remaining_s: float, now: float) -> float:
+        """Seconds until `rows` would be computed, an optimistic estimate. Under the lock."""
+        busy_s = 0.0
+        if len(self._running) >= self._num_workers:
+            busy_s = max(0.0, min(end for end, _ in self._running.values()) - now)
+        own_units = sum(self._units(row) for row in rows)
+
+        def until_done(rows_ahead: int, units_ahead: int) -> float:
+            return self._service_time.seconds_until_done(
+                rows=rows_ahead + len(rows),
+                units=units_ahead + own_units,
+                num_workers=self._num_workers,
+                max_batch_size=self._policy.max_batch_size,
+                busy_s=busy_s,
+            )
+
+        needed_s = until_done(self._queue.num_rows, self._queue.num_units)
+        if needed_s <= remaining_s:  # even behind everything that waits: no need to count who stands ahead
+            return needed_s
+        return until_done(*self._queue.ahead(order))
+
+    def _retry_after_s(self, rows_over: int) -> float:
+        """Seconds until `rows_over` places are likely to be free. Under the lock."""
+        batch = self._policy.max_batch_size
+        mean_units = self._queue.num_units / max(1, self._queue.num_rows)
+        seconds = self._service_time.batch_seconds(batch * mean_units) * rows_over / (batch * self._num_workers)
+        low, high = _RETRY_RANGE_S
+        return min(max(seconds, low), high) if seconds else _RETRY_UNKNOWN_S
+
+    def _enqueue(self, request: Request, rows: Sequence[Row], now: float) -> None:
+        """Gives every row its place and its order. Under the lock."""
+        order = now + PATIENCE_S
+        if request.deadline is not None and request.deadline < order:
+            order = request.deadline
+        seq = self._seq
+        self._seq = seq + len(rows)
+        batch = self._policy.max_batch_size
+        push = self._queue.push
+        step = 0.0
+        if len(rows) > batch:
+            mean_units = sum(self._units(row) for row in rows) / len(rows)
+            step = self._service_time.batch_seconds(batch * mean_units)
+        entries = []
+        for index, row in enumerate(rows):
+            entry = Entry(
+                row,
+                request,
+                index,
+                order=order + index // batch * step,
+                seq=seq + index,
+                submitted=now,
+                units=self._units(row),
+            )
+            entries.append(entry)
+            push(entry)
+        request.entries = entries
+        self._num_open += 1
+
+    def _units(self, row: Row) -> int:
+        """The row's length as it is padded when alone; 1 for rows of one shape."""
+        if not row.length:
+            return 1
+        bucket = self._policy.length_bucket
+        return -(-row.length // bucket) * bucket
+
+    # the worker
+
+    def _work(self, worker: int) -> None:
+        """Takes and runs batches until the batcher stops."""
+        while True:
+            expired: list[Request] = []
+            with self._lock:
+                batch = self._take(worker, expired)
+                depth = self._queue.num_rows
+                if depth and self._num_idle:
+                    self._work_waits.notify()  # what is left is for an idle neighbour
+            if expired:
+                self._fail_expired(expired)
+            if batch:
+                self._run(worker, batch, depth)
+            elif self._stopping:
+                return
+            del batch, expired  # an idle worker must not keep the last batch's arrays alive
+
+    def _take(self, worker: int, expired: list[Request]) -> list[Entry]:
+        """Waits for a batch and marks it running. Empty when the batcher stops, or when only expired requests were
+        found. Under the lock."""
+        policy = self._policy
+        delay_s = policy.max_delay_ms / 1e3
+        while not self._stopping and not expired:
+            timeout: float | None = None
+            if self._queue.num_rows:
+                now = self._clock()
+                size = policy.max_batch_size
+                if not delay_s:
+                    size = min(size, -(-self._queue.num_rows // (1 + self._num_idle)))
+                elif self._admitting and self._queue.num_rows < size:
+                    head = self._queue.head(now, expired)
+                    timeout = None if head is None else head.submitted + delay_s - now
+                if timeout is None or timeout <= 0:
+                    batch = self._queue.take(size, policy.max_padding_ratio, now, expired)
+                    if batch:
+                        self._running[worker] = (now + self._service_time.batch_seconds(_padded(batch)), batch)
+                        return batch
+                    continue
+                if expired:
+                    break
+            self._num_idle += 1
+            self._work_waits.wait(timeout)
+            self._num_idle -= 1
+        return []
+
+    def _run(self, worker: int, batch: list[Entry], depth: int) -> None:
+        """Computes one batch and answers its requests; nothing that happens in it ends the worker."""
+        run = BatchRun(self._runner, queue=self._queue, lock=self._lock, clock=self._clock)
+        try:
+            run.compute(batch)
+            self._tell_batches(run, depth)
+        except BaseException:
+            logger.exception("%s: a fault in answering a batch", self._name)
+            with self._lock:
+                lost = self._claim(entry.request for entry in batch)
+            self._fail(lost, partial(ServingError, Reason.INTERNAL, "the request could not be computed"))
+        finally:
+            with self._lock:
+                del self._running[worker]
+                if run.clean_seconds is not None:
+                    self._service_time.observe(_padded(batch), run.clean_seconds, self._clock())
+                self._resolved(run.num_settled)
+
+    # the end of a request
+
+    def _abandon(self, request: Request) -> bool:
+        """Cancels `request` if it is still open: frees its places, resolves its future."""
+        with self._lock:
+            if request.done:
+                return False
+            request.done = True
+            self._queue.drop(request)
+        self._fail([request], refusals.cancelled)
+        return True
+
+    def _claim(self, requests: Iterable[Request]) -> list[Request]:
+        """Those that nobody has settled, now to be settled by the caller; they leave the queue. Under the lock."""
+        claimed = []
+        for request in requests:
+            if not request.done:
+                request.done = True
+                self._queue.drop(request)
+                claimed.append(request)
+        return claimed
+
+    def _fail(self, requests: Sequence[Request], error: Callable[[], ServingError]) -> None:
+        """Resolves claimed requests, each with an error of its own."""
+        for request in requests:
+            request.fail(error())
+        with self._lock:
+            self._resolved(len(requests))
+
+    def _fail_expired(self, requests: Sequence[Request]) -> None:
+        self._fail(requests, refusals.deadline_passed)
+        self._tell_rejected(Reason.DEADLINE_EXCEEDED, sum(request.num_rows for request in requests))
+
+    def _resolved(self, num_requests: int) -> None:
+        """Counts futures that have been resolved. Under the lock."""
+        self._num_open -= num_requests
+        if not self._num_open:
+            self._all_done.notify_all()
+
+    # the observer
+
+    def _tell_batches(self, run: BatchRun, depth: int) -> None:
+        if self._observer is not None:
+            try:
+                self._observer.on_depth(self._name, self._version, depth)
+                for size, stages in run.computed:
+                    self._observer.on_batch(self._name, self._version, size, stages)
+            except Exception:
+                logger.exception("%s: the batch observer failed", self._name)
+
+    def _tell_rejected(self, reason: Reason, num_rows: int) -> None:
+        if self._observer is not None:
+            try:
+                self._observer.on_rejected(self._name, self._version, reason, num_rows)
+            except Exception:
+                logger.exception("%s: the batch observer failed", self._name)
+
+
+def _padded(batch: Sequence[Entry]) -> int:
+    """Padded units of a batch: its longest row's, times its rows."""
+    return max(entry.units for entry in batch) * len(batch)

@@ -1,0 +1,88 @@
+"""Request and Entry: one submission in the batcher, and each of its rows while it waits or runs.
+
+A request is settled exactly once: whoever sets `done` under the batcher's lock resolves the future, outside it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from headrace_server.errors import ServingError
+from headrace_server.models.model import Row
+from headrace_server.serving.batch import RowResult
+from headrace_server.serving.context import RequestContext
+
+__all__ = ["BatchFuture", "Entry", "Request"]
+
+logger = logging.getLogger(__name__)
+
+
+class BatchFuture(Future[list[RowResult]]):
+    """The future of one submission. `cancel` gives its places in the queue back and resolves it with CANCELLED."""
+
+    abandon: Callable[[], bool] | None = None
+
+    def cancel(self) -> bool:
+        """True when the request was still open and is now cancelled."""
+        abandon = self.abandon
+        return abandon is not None and abandon()
+
+
+class Request:
+    """One submission: its future, its deadline, and the results of its rows so far."""
+
+    __slots__ = ("deadline", "done", "entries", "future", "largest_batch", "num_left", "num_rows", "results", "timings")
+
+    def __init__(self, future: BatchFuture, context: RequestContext, num_rows: int) -> None:
+        self.future = future
+        self.deadline = context.deadline
+        self.timings = context.timings
+        self.num_rows = num_rows
+        self.done = False
+        self.entries: Sequence[Entry] = ()
+        self.results: list[RowResult] = [{}] * num_rows
+        self.num_left = num_rows
+        self.largest_batch = 0
+
+    def answer(self) -> None:
+        """Resolves the future with every row's result. Only for whoever set `done`."""
+        future, results = self._release()
+        self._resolve(lambda: future.set_result(results))
+
+    def fail(self, error: ServingError) -> None:
+        """Resolves the future with `error`. Only for whoever set `done`."""
+        future, _ = self._release()
+        self._resolve(lambda: future.set_exception(error))
+
+    def _release(self) -> tuple[BatchFuture, list[RowResult]]:
+        # Entries, future and cancel callback point at each other: cut here, so that nothing waits for the collector.
+        results, self.results, self.entries = self.results, [], ()
+        self.future.abandon = None
+        return self.future, results
+
+    @staticmethod
+    def _resolve(resolve: Callable[[], None]) -> None:
+        try:
+            resolve()
+        except BaseException:  # Future logs a callback's Exception itself; nothing a callback does may end a worker
+            logger.exception("a done-callback failed")
+
+
+class Entry:
+    """One row of a request. `waiting` is true while it holds a place in the queue."""
+
+    __slots__ = ("index", "order", "request", "row", "seq", "submitted", "units", "waiting")
+
+    def __init__(
+        self, row: Row, request: Request, index: int, *, order: float, seq: int, submitted: float, units: int
+    ) -> None:
+        self.row: Row | None = row  # dropped as soon as it is no longer needed
+        self.request = request
+        self.index = index
+        self.order = order  # seconds on the batcher's clock; smaller runs first
+        self.seq = seq  # submission order, between equals
+        self.submitted = submitted
+        self.units = units  # padded length; 1 for rows of one shape
+        self.waiting = True
