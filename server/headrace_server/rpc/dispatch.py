@@ -1,0 +1,128 @@
+"""From a Call to a servicer's answer: one description an RPC, made into the Method that every transport serves.
+
+    transport thread   Exchange begins; light requests are answered here, the rest handed to Workers
+    worker             parse, decode to a query, `submit` to the job (which prepares the rows)
+    engine worker      the job's future resolves: encode and reply, right there
+
+What may run on the transport's thread, said once: a message of at most INLINE_BYTES whose method says it is `light`.
+A light method neither waits, nor reads files, nor takes longer than some 100 microseconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from headrace_server.errors import Reason, ServingError
+from headrace_server.rpc.admission import Workers
+from headrace_server.rpc.exchange import Exchange
+from headrace_server.rpc.observer import RpcObserver
+from headrace_server.rpc.transport.call import Call, Kind, Method
+from headrace_server.serving.context import RequestContext
+
+__all__ = ["INLINE_BYTES", "Deferred", "UnaryRpc", "parse", "unary_method", "unimplemented_method"]
+
+INLINE_BYTES = 4096
+
+RequestT = TypeVar("RequestT", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """An answer to come: a job's future, and what makes its result a response message."""
+
+    future: Future[Any]
+    encode: Callable[[Any], Message]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnaryRpc(Generic[RequestT]):
+    """One unary RPC: `start` decodes the request and asks a job, or answers at once; it raises ServingError."""
+
+    name: str  # "/package.Service/Method"
+    request_type: type[RequestT]
+    start: Callable[[RequestT, RequestContext], Deferred | Message]
+    light: Callable[[RequestT], bool] | None = None  # whether a small request may be answered on the transport's thread
+
+
+def parse(request_type: type[RequestT], data: bytes) -> RequestT:
+    """The message in `data`. Raises ServingError INVALID_INPUT where it is none."""
+    try:
+        return request_type.FromString(data)
+    except DecodeError:
+        raise ServingError(
+            Reason.INVALID_INPUT, f"the request is not a well-formed {request_type.DESCRIPTOR.full_name}"
+        ) from None
+
+
+def unary_method(rpc: UnaryRpc[RequestT], *, workers: Workers, observer: RpcObserver) -> Method:
+    """The method as a transport serves it."""
+    light = rpc.light
+
+    def handle(call: Call) -> None:
+        exchange = Exchange(call, observer)
+        try:
+            request: RequestT | None = None
+            if light is not None and len(call.message) <= INLINE_BYTES:
+                request = parse(rpc.request_type, call.message)
+                if light(request):
+                    _answer(rpc, exchange, request)
+                    return
+            workers.submit(exchange.context, partial(_work, rpc, exchange, request), exchange.fail)
+        except Exception as error:
+            exchange.fail(error)
+
+    return Method(rpc.name, Kind.UNARY, handle)
+
+
+def unimplemented_method(name: str, kind: Kind, observer: RpcObserver, *, why: str = "not built yet") -> Method:
+    """A method of the contract that answers UNIMPLEMENTED, naming itself."""
+    text = f"{name.removeprefix('/').replace('/', '.')}: {why}"
+
+    def handle(call: Call) -> None:
+        Exchange(call, observer).fail(ServingError(Reason.UNSUPPORTED, text, method=name))
+
+    return Method(name, kind, handle)
+
+
+def _work(rpc: UnaryRpc[RequestT], exchange: Exchange, request: RequestT | None, waited_ns: int) -> None:
+    exchange.waited_ns = waited_ns
+    try:
+        if request is None:
+            request = parse(rpc.request_type, exchange.call.message)
+        _answer(rpc, exchange, request)
+    except Exception as error:
+        exchange.fail(error)
+
+
+def _answer(rpc: UnaryRpc[RequestT], exchange: Exchange, request: RequestT) -> None:
+    try:
+        answer = rpc.start(request, exchange.context)
+        if isinstance(answer, Message):
+            data = answer.SerializeToString()
+    except Exception as error:
+        exchange.fail(error)
+        return
+    if isinstance(answer, Deferred):
+        answer.future.add_done_callback(partial(_deliver, exchange, answer.encode))
+    else:
+        exchange.reply(data)
+
+
+def _deliver(exchange: Exchange, encode: Callable[[Any], Message], future: Future[Any]) -> None:
+    """Runs on the engine's worker: the last thing between a result and its caller."""
+    try:
+        result = future.result()
+        started = time.perf_counter_ns()
+        data = encode(result).SerializeToString()
+        exchange.context.timings.postprocess_ns += time.perf_counter_ns() - started
+    except BaseException as error:  # a cancelled future raises a BaseException of its own
+        exchange.fail(error)
+        return
+    exchange.reply(data)

@@ -1,0 +1,114 @@
+"""Exchange: one RPC from acceptance to its end: request id, context, trailing metadata, access record, metrics."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from headrace_server.errors import Reason, ServingError
+from headrace_server.rpc.metadata import request_id_of, trailing_metadata
+from headrace_server.rpc.observer import RpcObserver
+from headrace_server.rpc.status import Code, status_of
+from headrace_server.rpc.transport.call import Call, Status
+from headrace_server.serving.context import RequestContext, Timings
+
+__all__ = ["Exchange"]
+
+# A record a call would cost more than a light call itself: answers are DEBUG, refusals INFO, our own faults WARNING.
+access = logging.getLogger("headrace.access")
+
+_GONE = {Code.CANCELLED: "The call was cancelled.", Code.DEADLINE_EXCEEDED: "The deadline passed."}
+_LOAD = frozenset({Reason.QUEUE_FULL, Reason.DEADLINE_EXCEEDED, Reason.DEADLINE_INFEASIBLE, Reason.SHUTTING_DOWN})
+
+
+class Exchange:
+    """Begins when it is made; ends with the one `reply`, `finish`, `fail` or `abandon` that its method calls."""
+
+    __slots__ = ("_observer", "_started_ns", "call", "context", "waited_ns")
+
+    def __init__(self, call: Call, observer: RpcObserver) -> None:
+        self._started_ns = time.perf_counter_ns()
+        self._observer = observer
+        self.call = call
+        self.context = RequestContext(deadline=call.deadline, request_id=request_id_of(call.metadata))
+        self.waited_ns = 0  # for a worker
+        observer.on_start(call.method)
+        call.on_cancel(self.context.cancel)
+
+    @property
+    def request_id(self) -> str:
+        return self.context.request_id
+
+    def reply(self, message: bytes) -> None:
+        """The one response of a unary call, status OK."""
+        self.set_trailing()
+        self.end(Code.OK if self.call.reply(message) else self._code_when_gone())
+
+    def fail(self, error: BaseException, *, after_queued: bool = False) -> None:
+        """Ends the call with the status of `error`; with `after_queued`, once what a stream has queued is sent."""
+        if self.context.cancelled and isinstance(error, ServingError):  # whatever it says, nobody is there to be told
+            self.abandon()
+            return
+        status = status_of(error, self.request_id)
+        self.set_trailing()
+        if after_queued:
+            self.call.finish(status)
+        else:
+            self.call.abort(status)
+        if isinstance(error, ServingError) and error.reason in _LOAD:
+            self._observer.on_rejected(error.reason.value)
+        self.end(Code(status.code))
+
+    def finish(self) -> None:
+        """Ends a stream with OK after what is queued."""
+        self.set_trailing()
+        self.call.finish()
+        self.end(Code.OK)
+
+    def abandon(self) -> None:
+        """Ends a call whose caller has gone, or whose deadline has passed."""
+        code = self._code_when_gone()
+        self.call.abort(Status(int(code), _GONE[code]))
+        self.end(code)
+
+    def set_trailing(self) -> None:
+        self.call.set_trailing_metadata(
+            trailing_metadata(self.request_id, self.context.timings, waited_ns=self.waited_ns)
+        )
+
+    def end(self, code: Code) -> None:
+        """Records the end."""
+        seconds = (time.perf_counter_ns() - self._started_ns) * 1e-9
+        timings = self.context.timings
+        self._observer.on_end(self.call.method, timings.model, int(code), seconds)
+        level = _level(code)
+        if access.isEnabledFor(level):
+            access.log(
+                level,
+                "%s %s",
+                self.call.method,
+                code.name,
+                extra={
+                    "request_id": self.request_id,
+                    "rpc": self.call.method,
+                    "code": code.name,
+                    "seconds": round(seconds, 6),
+                    "peer": self.call.peer,
+                    **_fields(timings),
+                },
+            )
+
+    def _code_when_gone(self) -> Code:
+        return Code.DEADLINE_EXCEEDED if self.context.expired else Code.CANCELLED
+
+
+def _level(code: Code) -> int:
+    if code is Code.OK:
+        return logging.DEBUG
+    return logging.WARNING if code in (Code.INTERNAL, Code.UNKNOWN) else logging.INFO
+
+
+def _fields(timings: Timings) -> dict[str, object]:
+    if not timings.model:
+        return {}
+    return {"model": timings.model, "model_version": timings.model_version, "batch_size": timings.batch_size}

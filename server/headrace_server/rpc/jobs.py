@@ -1,0 +1,45 @@
+"""The jobs that servicers ask, as they are given them."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from headrace_server.jobs.queries import (
+    ClassifyQuery,
+    ClassifyResult,
+    EmbedQuery,
+    EmbedResult,
+    RerankQuery,
+    RerankResult,
+    SimilarityQuery,
+    SimilarityResult,
+    TokenizeQuery,
+    TokenizeResult,
+)
+from headrace_server.serving.context import RequestContext
+
+__all__ = ["Job", "Jobs"]
+
+QueryT = TypeVar("QueryT", contravariant=True)
+ResultT = TypeVar("ResultT")
+
+
+class Job(Protocol[QueryT, ResultT]):
+    """One use case."""
+
+    def submit(self, query: QueryT, context: RequestContext) -> Future[ResultT]:
+        """Future of the result. Prepares on the calling thread; the future's exceptions are ServingError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jobs:
+    """The jobs that are built."""
+
+    classify: Job[ClassifyQuery, ClassifyResult]
+    embed: Job[EmbedQuery, EmbedResult]
+    similarity: Job[SimilarityQuery, SimilarityResult]
+    rerank: Job[RerankQuery, RerankResult]
+    tokenize: Job[TokenizeQuery, TokenizeResult]

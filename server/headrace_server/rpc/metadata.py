@@ -1,0 +1,76 @@
+"""The metadata keys of the wire contract, and the request id that ties a reply to the log.
+
+What a caller may send
+    x-request-id             1 to 64 of A–Z, a–z, 0–9, '.', '_' and '-'; anything else is passed over
+
+What every reply carries in its trailing metadata
+    headrace-request-id      the caller's own id, or one that the server chose
+
+What a reply that asked a model carries too (of a stream: the sums over its requests, the largest batch)
+    headrace-queue-us        microseconds waiting, for preparation and for a place in a batch
+    headrace-preprocess-us   microseconds making inputs into rows
+    headrace-infer-us        microseconds in the engine
+    headrace-postprocess-us  microseconds making results into the answer
+    headrace-batch-size      rows in the largest engine run that carried a row of this request
+    headrace-model-version   the version that answered
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+
+from headrace_server.rpc.transport.call import Metadata
+from headrace_server.serving.context import Timings
+
+__all__ = [
+    "BATCH_SIZE_KEY",
+    "INFER_KEY",
+    "MODEL_VERSION_KEY",
+    "POSTPROCESS_KEY",
+    "PREPROCESS_KEY",
+    "QUEUE_KEY",
+    "REQUEST_ID_KEY",
+    "SENT_REQUEST_ID_KEY",
+    "request_id_of",
+    "trailing_metadata",
+]
+
+SENT_REQUEST_ID_KEY = "x-request-id"
+REQUEST_ID_KEY = "headrace-request-id"
+QUEUE_KEY = "headrace-queue-us"
+PREPROCESS_KEY = "headrace-preprocess-us"
+INFER_KEY = "headrace-infer-us"
+POSTPROCESS_KEY = "headrace-postprocess-us"
+BATCH_SIZE_KEY = "headrace-batch-size"
+MODEL_VERSION_KEY = "headrace-model-version"
+
+_is_request_id = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
+_is_plain = re.compile(r"[\x21-\x7e]{1,64}").fullmatch
+_process = os.urandom(5).hex()
+_numbers = itertools.count(1)
+
+
+def request_id_of(metadata: Metadata) -> str:
+    """The caller's request id if it sent a valid one, else a new one, unique to this process and its number."""
+    for key, value in metadata:
+        if key == SENT_REQUEST_ID_KEY and isinstance(value, str) and _is_request_id(value):
+            return value
+    return f"{_process}-{next(_numbers):x}"
+
+
+def trailing_metadata(request_id: str, timings: Timings, *, waited_ns: int = 0) -> Metadata:
+    """The request id, and the timings where a model was asked; `waited_ns` is added to the queue's time."""
+    if not timings.model_version:
+        return ((REQUEST_ID_KEY, request_id),)
+    version = timings.model_version
+    return (
+        (REQUEST_ID_KEY, request_id),
+        (QUEUE_KEY, str((timings.queue_ns + waited_ns) // 1000)),
+        (PREPROCESS_KEY, str(timings.preprocess_ns // 1000)),
+        (INFER_KEY, str(timings.infer_ns // 1000)),
+        (POSTPROCESS_KEY, str(timings.postprocess_ns // 1000)),
+        (BATCH_SIZE_KEY, str(timings.batch_size)),
+        (MODEL_VERSION_KEY, version if _is_plain(version) else ascii(version)[1:-1][:64]),
+    )

@@ -1,0 +1,101 @@
+"""Every method that a server answers: those that are built, and, by name, those of the contract that are not yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
+from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]
+
+from headrace.v1 import (
+    catalog_pb2,
+    classification_pb2,
+    embedding_pb2,
+    generation_pb2,
+    model_service_pb2,
+    recommendation_pb2,
+)
+from headrace_server.config import InputLimits
+from headrace_server.models.model import Task
+from headrace_server.rpc.admission import Workers
+from headrace_server.rpc.classification import ClassificationService
+from headrace_server.rpc.dispatch import UnaryRpc, unary_method, unimplemented_method
+from headrace_server.rpc.embedding import EmbeddingService
+from headrace_server.rpc.health import Health
+from headrace_server.rpc.jobs import Jobs
+from headrace_server.rpc.listing import ModelListing
+from headrace_server.rpc.models import ModelService
+from headrace_server.rpc.observer import NoObserver, RpcObserver
+from headrace_server.rpc.reflection import SERVICE_NAMES as REFLECTION_NAMES
+from headrace_server.rpc.reflection import Reflection
+from headrace_server.rpc.streaming import StreamRpc, stream_method
+from headrace_server.rpc.transport.call import Kind, Method
+
+__all__ = ["build_health", "build_methods"]
+
+# What makes each built service SERVING; nothing: it needs no model.
+_TASKS: dict[str, tuple[Task, ...]] = {
+    "headrace.v1.ClassificationService": (Task.CLASSIFY,),
+    "headrace.v1.EmbeddingService": (Task.EMBED, Task.RERANK),
+    "headrace.v1.ModelService": (),
+    "grpc.health.v1.Health": (),
+}
+_BUILT = (classification_pb2, embedding_pb2, model_service_pb2)
+_UNBUILT = (recommendation_pb2, catalog_pb2, generation_pb2)
+
+
+def build_health(models: ModelListing, *, reflection: bool = True, observer: RpcObserver | None = None) -> Health:
+    """Health over the built services; not ready until `set_ready`."""
+    tasks: dict[str, tuple[Task, ...]] = dict(_TASKS)
+    if reflection:
+        tasks.update((name, ()) for name in REFLECTION_NAMES)
+    return Health(models, tasks, observer=observer)
+
+
+def build_methods(
+    *,
+    jobs: Jobs,
+    models: ModelListing,
+    health: Health,
+    workers: Workers,
+    limits: InputLimits | None = None,
+    observer: RpcObserver | None = None,
+    reflection: bool = True,
+) -> list[Method]:
+    """Every method, for a transport. Services that are not built answer UNIMPLEMENTED and are not advertised."""
+    limits = limits or InputLimits()
+    observer = observer or NoObserver()
+    built: dict[str, Method] = {}
+    rpcs: Sequence[UnaryRpc[Any] | StreamRpc[Any]] = (
+        *ClassificationService(jobs, limits).rpcs,
+        *EmbeddingService(jobs, limits).rpcs,
+        *ModelService(models).rpcs,
+        health.rpc,
+    )
+    for rpc in rpcs:
+        if isinstance(rpc, StreamRpc):
+            built[rpc.name] = stream_method(rpc, workers=workers, observer=observer)
+        else:
+            built[rpc.name] = unary_method(rpc, workers=workers, observer=observer)
+    built[health.watch_method.name] = health.watch_method
+    for module in (*_BUILT, *_UNBUILT):
+        for name, kind in _methods_of(module.DESCRIPTOR):
+            if name not in built:
+                built[name] = unimplemented_method(name, kind, observer)
+    if reflection:
+        services = [service for module in (*_BUILT, health_pb2) for service in _services_of(module.DESCRIPTOR)]
+        built.update((method.name, method) for method in Reflection(services, observer).methods())
+    return list(built.values())
+
+
+def _services_of(file: FileDescriptor) -> list[ServiceDescriptor]:
+    return list(file.services_by_name.values())
+
+
+def _methods_of(file: FileDescriptor) -> list[tuple[str, Kind]]:
+    return [
+        (f"/{service.full_name}/{method.name}", Kind((method.client_streaming, method.server_streaming)))
+        for service in _services_of(file)
+        for method in service.methods
+    ]
