@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,27 +20,19 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifierHead:
-    """The "scores" f32[b, c] from logits, or from probabilities where the graph ends in them (activation "none").
-
-    keys  of a ZipMap output (a map an input), the map's keys in label order; () for tensors
-    """
+    """The "scores" f32[b, c] from logits, or from probabilities where the graph ends in them (activation "none")."""
 
     output: str
     num_labels: int
     activation: Activation
-    keys: tuple[str, ...] | tuple[int, ...] = ()
 
     @property
     def graph_outputs(self) -> tuple[str, ...]:
         return (self.output,)
 
-    def reduce(self, outputs: Mapping[str, Any], feeds: Mapping[str, Array]) -> dict[str, Array]:
-        found = outputs[self.output]
-        if self.keys:
-            logits = np.array([[row[key] for key in self.keys] for row in _maps(found)], dtype=np.float32)
-        else:
-            logits = _floats(found)
-            logits = logits.reshape(len(logits), -1)
+    def reduce(self, outputs: Mapping[str, Array], feeds: Mapping[str, Array]) -> dict[str, Array]:
+        logits = _floats(outputs[self.output])
+        logits = logits.reshape(len(logits), -1)
         match self.activation:
             case "softmax":
                 scores = _row_by_row(headrace_kernels.softmax, logits)
@@ -69,7 +61,7 @@ class EmbeddingHead:
     def graph_outputs(self) -> tuple[str, ...]:
         return (self.output,)
 
-    def reduce(self, outputs: Mapping[str, Any], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def reduce(self, outputs: Mapping[str, Array], feeds: Mapping[str, Array]) -> dict[str, Array]:
         vectors = _floats(outputs[self.output])
         if vectors.ndim == 4:
             return {"embedding": np.ascontiguousarray(vectors.mean(axis=(2, 3)))}
@@ -93,7 +85,7 @@ class RelevanceHead:
     def graph_outputs(self) -> tuple[str, ...]:
         return (self.output,)
 
-    def reduce(self, outputs: Mapping[str, Any], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def reduce(self, outputs: Mapping[str, Array], feeds: Mapping[str, Array]) -> dict[str, Array]:
         logits = _floats(outputs[self.output])
         return {"relevance": np.ascontiguousarray(logits.reshape(len(logits), -1)[:, 0])}
 
@@ -128,11 +120,5 @@ def _one_row(kernel: Callable[..., Floats], *operands: Array) -> Floats | None:
         return None
 
 
-def _floats(output: Any) -> Floats:
+def _floats(output: Array) -> Floats:
     return np.ascontiguousarray(output, dtype=np.float32)
-
-
-def _maps(output: Any) -> Sequence[Mapping[Any, float]]:
-    """The maps of a ZipMap output, which a runtime gives as a list or as an array of objects."""
-    maps: Sequence[Mapping[Any, float]] = output.tolist() if isinstance(output, np.ndarray) else output
-    return maps

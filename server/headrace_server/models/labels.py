@@ -44,7 +44,7 @@ def find_labels(source: Source, num_classes: int) -> tuple[str, ...]:
 def graph_class_labels(source: Source) -> tuple[str, ...] | tuple[int, ...]:
     """The class labels that the graph holds: in its classifier or ZipMap node, or gathered into its label output."""
     header = source.header
-    for node in reversed(header.nodes):
+    for node in reversed(header.nodes):  # a ZipMap stands after the classifier whose scores it names
         if node.class_labels:
             return node.class_labels
     for value in header.outputs:

@@ -78,7 +78,11 @@ def _tasks(source: Source, pools: bool) -> frozenset[Task]:
     if architecture.endswith(
         ("ForSequenceClassification", "ForImageClassification", "ForImageClassificationWithTeacher")
     ):
-        return frozenset({Task.RERANK if _is_cross_encoder(source) else Task.CLASSIFY})
+        task = Task.RERANK if _is_cross_encoder(source) else Task.CLASSIFY
+        vectors = _vector_output(source)
+        # A vector an input was exported on purpose; token vectors come along with many classifiers.
+        also = vectors is not None and len(vectors.shape) == 2 and vectors.name != "pooler_output"
+        return frozenset({task, Task.EMBED} if also else {task})
     found = set()
     if named.relevance:
         found.add(Task.RERANK)

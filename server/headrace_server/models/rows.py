@@ -55,7 +55,7 @@ class Head(Protocol):
     @property
     def graph_outputs(self) -> tuple[str, ...]: ...
 
-    def reduce(self, outputs: Mapping[str, Any], feeds: Mapping[str, Array]) -> dict[str, Array]: ...
+    def reduce(self, outputs: Mapping[str, Array], feeds: Mapping[str, Array]) -> dict[str, Array]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class GraphPipeline:
         reader = self.tensors if rows[0].shape_key[:1] == ("tensors",) else self.reader
         return reader.collate(rows)
 
-    def reduce(self, outputs: Mapping[str, Any], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def reduce(self, outputs: Mapping[str, Array], feeds: Mapping[str, Array]) -> dict[str, Array]:
         return self.head.reduce(outputs, feeds)
 
     @property

@@ -90,11 +90,16 @@ def read_table(source: Source) -> TabularReader:
             raise model_invalid(
                 f"{MANIFEST_NAME}: features: {len(given)} columns for input {spec.name}, which has {width}"
             )
-        columns.extend(_column(name, section, spec.name, spec.dtype) for name, section in given.items())
+        # Where the graph fills what is missing, its own filling is the default.
+        missing = math.nan if _TYPES[spec.dtype] == "float" and source.header.fills_missing(spec.name) else None
+        columns.extend(_column(name, section, spec.name, spec.dtype, missing) for name, section in given.items())
     if len({column.name for column in columns}) != len(columns):
         raise model_invalid(f"two columns share a name; name them apart in [features] of {MANIFEST_NAME}")
     shown = ", ".join(column.name for column in columns[:8]) + (", …" if len(columns) > 8 else "")
     source.notes.append(f"{len(columns)} columns: {shown}")
+    optional = sum(not column.required for column in columns)
+    if optional:
+        source.notes.append(f"{optional} of the columns may be missing")
     return TabularReader(specs=source.inputs, columns=tuple(columns), limits=source.limits)
 
 
@@ -104,15 +109,14 @@ def table_heads(source: Source) -> Heads:
     if found is None:
         raise model_invalid("the graph does not end in a label and its probabilities")
     _, scores = found
-    keys: tuple[str, ...] | tuple[int, ...] = ()
     num_classes = -1
     if scores.kind == "map_sequence":
-        keys = graph_class_labels(source)
-        if not keys:
+        node = source.header.producer_of(scores.name)
+        num_classes = len(node.class_labels) if node is not None else 0
+        if not num_classes:
             raise model_invalid(
                 f"{scores.name}: a ZipMap without class labels; export with options={{'zipmap': False}}"
             )
-        num_classes = len(keys)
         source.notes.append(f"{scores.name} is a ZipMap, a map an input: exporting with zipmap=False is faster")
     elif scores.spec is not None and len(scores.spec.shape) == 2:
         num_classes = scores.spec.shape[1]
@@ -122,9 +126,7 @@ def table_heads(source: Source) -> Heads:
         f"scores are {scores.name} as it is" if activation == "none" else f"scores are {activation} of {scores.name}"
     )
     heads = Heads(labels=labels, multi_label=source.manifest.multi_label or False)
-    heads.by_task[Task.CLASSIFY] = ClassifierHead(
-        output=scores.name, num_labels=len(labels), activation=activation, keys=keys
-    )
+    heads.by_task[Task.CLASSIFY] = ClassifierHead(output=scores.name, num_labels=len(labels), activation=activation)
     return heads
 
 
@@ -150,7 +152,9 @@ def _column_names(source: Source, name: str, width: int) -> list[str]:
     return [f"{prefix}{index}" for index in range(width)]
 
 
-def _column(name: str, section: FeatureSection, graph_input: str, dtype: DataType) -> FeatureColumn:
+def _column(
+    name: str, section: FeatureSection, graph_input: str, dtype: DataType, missing: float | None
+) -> FeatureColumn:
     natural = _TYPES[dtype]
     kind = section.type or natural
     # A matrix of floats may hold whole numbers and truth values too; nothing else is converted.
@@ -172,4 +176,4 @@ def _column(name: str, section: FeatureSection, graph_input: str, dtype: DataTyp
         }[kind] or (natural == "float" and isinstance(default, float) and math.isnan(default))
         if not fits:
             raise model_invalid(f"{MANIFEST_NAME}: features.{name}.default: {default!r}, the column is {kind}")
-    return FeatureColumn(name, kind, graph_input, default)
+    return FeatureColumn(name, kind, graph_input, missing if default is None else default)
