@@ -43,7 +43,7 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """Which model is asked (version or label, never both; neither: the serving one), or, in a result, which answered."""
+    """Which model is asked (version or label, never both; neither: the serving one); in a result, which answered."""
 
     name: str
     version: str = ""

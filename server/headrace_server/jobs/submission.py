@@ -1,0 +1,153 @@
+"""One request on its way through a model: leased, prepared, batched, finished, and the lease given back once.
+
+    calling thread   acquire ─▶ admit (checks, rows) ─▶ Servable.submit
+    engine worker                                         └─▶ finish (top-k, labels, …) ─▶ release ─▶ answer
+
+A job's future never raises anything but ServingError. It cannot be cancelled by its holder: cancelling belongs to the
+RequestContext, which the batcher listens to.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from time import perf_counter_ns
+from typing import Any, Protocol, TypeVar
+
+from headrace_server.errors import Reason, ServingError
+from headrace_server.jobs.queries import ModelRef
+from headrace_server.models.model import Model, Row, Task
+from headrace_server.serving.batch import RowResult
+from headrace_server.serving.context import RequestContext
+from headrace_server.serving.repository import Lease, Repository
+
+__all__ = ["Finish", "JobObserver", "RowResult", "Submissions", "answered", "as_serving_error", "refused"]
+
+R = TypeVar("R")
+Finish = Callable[[Sequence[RowResult]], R]
+Admit = Callable[[Model], tuple[Task, Sequence[Row], Finish[R]]]
+
+
+class JobObserver(Protocol):
+    """Told of every request that a model answered, on the engine's worker. Quick, and never the cause of an error."""
+
+    def on_request(self, model: str, version: str, preprocess_ns: int, postprocess_ns: int) -> None:
+        """A request was answered: nanoseconds from the lease to the queue, and from the results to the answer."""
+
+
+class Submissions:
+    """The way of a job's requests through the models of a repository. Thread-safe."""
+
+    def __init__(self, repository: Repository, observer: JobObserver | None = None) -> None:
+        self._repository = repository
+        self._observer = observer
+
+    def through_model(self, ref: ModelRef, context: RequestContext, admit: Admit[R]) -> Future[R]:
+        """Future of what `finish` makes of the rows' results, one a row in order.
+
+        admit    runs here: checks the request against the model; gives the task, the rows and `finish`
+        finish   runs on the engine's worker, so it is quick and keeps no rows alive
+        """
+        future: Future[R] = _new_future()
+        try:
+            _refuse_the_dead(context)
+            lease = self._acquire(ref, context)
+        except BaseException as error:
+            future.set_exception(as_serving_error(error))
+            return future
+        started = perf_counter_ns()
+        try:
+            model = lease.servable.model
+            task, rows, finish = admit(model)
+            preprocess_ns = perf_counter_ns() - started
+            context.timings.preprocess_ns += preprocess_ns
+            batch = lease.servable.submit(task, rows, context)
+        except BaseException as error:
+            lease.release()
+            future.set_exception(as_serving_error(error))
+            return future
+
+        def settle(batch: Future[list[RowResult]]) -> None:
+            try:
+                results = batch.result()
+                began = perf_counter_ns()
+                answer = finish(results)
+                postprocess_ns = perf_counter_ns() - began
+                context.timings.postprocess_ns += postprocess_ns
+                if self._observer is not None:
+                    self._observer.on_request(model.name, model.version, preprocess_ns, postprocess_ns)
+            except BaseException as error:
+                lease.release()
+                future.set_exception(as_serving_error(error))
+            else:
+                lease.release()  # before the answer is told: who sees it may rely on that
+                future.set_result(answer)
+
+        batch.add_done_callback(settle)
+        return future
+
+    def with_model(self, ref: ModelRef, context: RequestContext, compute: Callable[[Model], R]) -> Future[R]:
+        """Future, already done, of what `compute` makes with the model alone, on this thread."""
+
+        def with_lease() -> R:
+            lease = self._acquire(ref, context)
+            try:
+                return compute(lease.servable.model)
+            finally:
+                lease.release()
+
+        return answered(context, with_lease)
+
+    def _acquire(self, ref: ModelRef, context: RequestContext) -> Lease:
+        lease = self._repository.acquire(ref.name, version=ref.version, label=ref.label, routing_key=ref.routing_key)
+        context.timings.model = lease.servable.model.name
+        context.timings.model_version = lease.servable.model.version
+        return lease
+
+
+def answered(context: RequestContext, compute: Callable[[], R]) -> Future[R]:
+    """Future, already done, of `compute()`, on this thread; its time counts as postprocessing."""
+    future: Future[R] = _new_future()
+    started = perf_counter_ns()
+    try:
+        _refuse_the_dead(context)
+        answer = compute()
+    except BaseException as error:
+        future.set_exception(as_serving_error(error))
+    else:
+        context.timings.postprocess_ns += perf_counter_ns() - started
+        future.set_result(answer)
+    return future
+
+
+def refused(error: ServingError) -> Future[Any]:
+    """Future, already done, of a refusal."""
+    future = _new_future()
+    future.set_exception(error)
+    return future
+
+
+def as_serving_error(error: BaseException) -> ServingError:
+    """`error` if it was meant for callers; else INTERNAL, with what happened kept for the log."""
+    if isinstance(error, ServingError):
+        return error
+    internal = ServingError(
+        Reason.INTERNAL, "the request could not be computed", detail="".join(traceback.format_exception(error))
+    )
+    internal.__cause__ = error
+    return internal
+
+
+def _new_future() -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()  # from here on `cancel` by a holder is refused, so results always fit
+    return future
+
+
+def _refuse_the_dead(context: RequestContext) -> None:
+    """Raises ServingError CANCELLED or DEADLINE_EXCEEDED for a request that nobody waits for any more."""
+    if context.cancelled:
+        raise ServingError(Reason.CANCELLED, "the request was cancelled")
+    if context.expired:
+        raise ServingError(Reason.DEADLINE_EXCEEDED, "the deadline passed before the request was prepared")

@@ -1,0 +1,8 @@
+"""What the server tells its operator: structured logs, Prometheus metrics, and the admin listener that serves them.
+
+    logs.py          one line an event, JSON or text
+    metrics.py       everything that is counted or read, in one registry
+    admin.py         /metrics, /healthz, /readyz
+
+The rooms know Protocols (`RpcObserver`, `BatchObserver`, `JobObserver`); `Metrics.rpc` and `Metrics.serving` are those.
+"""
