@@ -101,6 +101,6 @@ class ServingError(Exception):
 
 def invalid_input(field: str, description: str, **facts: object) -> ServingError:
     """An INVALID_INPUT error about one field; `description` names the value and the limit."""
-    return ServingError(
-        Reason.INVALID_INPUT, f"{field}: {description}", violations=[Violation(field, description)], **facts
-    )
+    error = ServingError(Reason.INVALID_INPUT, f"{field}: {description}", violations=[Violation(field, description)])
+    error.facts.update((name, str(value)) for name, value in facts.items())
+    return error

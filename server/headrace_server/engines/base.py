@@ -31,6 +31,7 @@ class EngineInfo:
     num_threads: int  # intra-op threads a run may use
     num_workers: int  # how many runs may be in flight at once
     load_time_ms: float
+    batch_invariant: bool = True  # False: activations are scaled by the whole batch, so neighbours change a row
 
 
 @runtime_checkable

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
+# One scale for a whole tensor of activations, all rows of a batch together.
+_SCALED_BY_BATCH = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 _CURE = "set device to cpu or auto"
 
 
@@ -61,6 +63,7 @@ def create_engine(model: Model, options: EngineOptions, budget: ThreadBudget) ->
         num_threads=threads.intra_op_threads,
         num_workers=threads.num_workers,
         class_labels=_map_columns(header),
+        batch_invariant=not any(node.op_type in _SCALED_BY_BATCH for node in header.nodes),
     )
     info = engine.info
     logger.info(

@@ -100,6 +100,7 @@ class OnnxEngine:
         num_threads: int,
         num_workers: int,
         class_labels: Mapping[str, Sequence[Any]] | None = None,
+        batch_invariant: bool = True,
     ) -> None:
         started = time.perf_counter()
         self._runtime = runtime = load_runtime()
@@ -130,6 +131,7 @@ class OnnxEngine:
             num_threads=num_threads,
             num_workers=num_workers,
             load_time_ms=(time.perf_counter() - started) * 1e3,
+            batch_invariant=batch_invariant,
         )
 
     @property

@@ -57,10 +57,13 @@ class Request:
         self._resolve(lambda: future.set_exception(error))
 
     def _release(self) -> tuple[BatchFuture, list[RowResult]]:
-        # Entries, future and cancel callback point at each other: cut here, so that nothing waits for the collector.
-        results, self.results, self.entries = self.results, [], ()
-        self.future.abandon = None
-        return self.future, results
+        # Entries, future and cancel callback point at each other, and the context may live on with its callback: cut
+        # here, so that nothing waits for the collector. A settled request has no future any more.
+        future, results = self.future, self.results
+        future.abandon = None
+        del self.future
+        self.results, self.entries = [], ()
+        return future, results
 
     @staticmethod
     def _resolve(resolve: Callable[[], None]) -> None:
