@@ -79,20 +79,31 @@ test-full: $(DEMO_MODELS)/.built ## run the tests with the long checks at their 
 # ---------------------------------------------------------------------------------------------------------------------
 # Checks
 
-.PHONY: lint types protos protos-check buf imports check
+.PHONY: check format lint types ruff format-check cython-lint mypy pyright imports protos protos-check buf
 check: lint types imports protos-check buf ## every check that is not a test
+lint: ruff format-check cython-lint ## ruff, its format, cython-lint
+types: mypy pyright            ## mypy strict, pyright on the public surface
 
-lint: $(INSTALLED)             ## ruff and cython-lint
-	@echo "lint: ruff"; $(BIN)/ruff check -q .
-	@echo "lint: ruff format"; $(BIN)/ruff format -q --check . || { $(BIN)/ruff format --check . >&2; exit 1; }
-	@echo "lint: cython-lint"; $(BIN)/cython-lint kernels
+ruff: $(INSTALLED)
+	@echo "lint: ruff"; $(BIN)/ruff check -q --output-format concise .
 
-types: $(INSTALLED)            ## mypy strict, pyright on the public surface
+format-check: $(INSTALLED)
+	@echo "lint: ruff format"; $(BIN)/ruff format -q --check --output-format concise .
+
+cython-lint: $(INSTALLED)
+	@echo "lint: cython-lint"; PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint kernels
+
+mypy: $(INSTALLED)
 	@echo "types: mypy"; $(BIN)/mypy
+
+pyright: $(INSTALLED)
 	@echo "types: pyright"; $(BIN)/pyright --pythonpath $(BIN)/python
 
+format: $(INSTALLED)           ## write the code as ruff formats it, and sort imports
+	@$(BIN)/ruff format -q .; $(BIN)/ruff check -q --select I --fix .
+
 imports: $(INSTALLED)          ## the dependency rule
-	@echo "imports: import-linter"; $(BIN)/lint-imports --no-cache
+	@echo "imports: import-linter"; $(BIN)/lint-imports --no-cache --no-logo
 
 # The generator has an environment of its own: the oldest supported versions, which the stubs are made for.
 PROTOC := build/venvs/protoc

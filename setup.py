@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: two source roots, compiled extensions, and which files a wheel holds.
 
-    HEADRACE_EXTENSIONS=0   leaves the extensions out; the Makefile compiles them in place in a step of its own
+`HEADRACE_EXTENSIONS=0` leaves the extensions out; the Makefile compiles them in place in a step of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 SOURCE_ROOTS = {"headrace_server": "server", "headrace_kernels": "kernels"}
-NOT_IN_A_WHEEL = {".c", ".cpp", ".h", ".html", ".o", ".py", ".pxd", ".pxi", ".pyc", ".pyx", ".so"}  # code and its sources
+# code, which setuptools finds itself, and its sources
+NOT_IN_A_WHEEL = {".c", ".cpp", ".h", ".html", ".o", ".py", ".pxd", ".pxi", ".pyc", ".pyx", ".so"}
 
 
 def data_files(package: str) -> list[str]:
@@ -33,7 +34,8 @@ def extensions() -> list[Any]:
     if os.environ.get("HEADRACE_EXTENSIONS") == "0":
         return []
     spec = importlib.util.spec_from_file_location("build_extensions", ROOT / "kernels" / "build_extensions.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     found: list[Any] = module.extensions()
