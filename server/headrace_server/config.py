@@ -178,7 +178,7 @@ class ServerConfig:
     engine: EngineOptions = field(default_factory=EngineOptions)
     batching: BatchPolicy = field(default_factory=BatchPolicy)
     limits: InputLimits = field(default_factory=InputLimits)
-    transport: TransportOptions = field(default_factory=TransportOptions)
+    transport: TransportOptions | None = field(default_factory=TransportOptions)  # None: in-process calls alone
     admin: AdminOptions = field(default_factory=AdminOptions)
     log_level: str = "info"
     log_format: Literal["json", "text"] = "json"

@@ -54,7 +54,7 @@ class Rerank:
 
 def _admit(query: RerankQuery, model: Model) -> tuple[Task, Sequence[Row], Finish[RerankResult]]:
     task = require_task(model, Task.RERANK, Task.EMBED, verb="rerank")
-    if "text" not in model.input_kinds:
+    if task is Task.EMBED and "text" not in model.input_kinds:
         raise wrong_task(model, "rerank", "it reads no text")
     try:
         if task is Task.RERANK:

@@ -1,0 +1,342 @@
+"""Server: puts the rooms together, starts them, and takes them down without losing a request.
+
+    start   admin listener ─▶ models begin to load ─▶ gRPC listens (health NOT_SERVING) ─▶ returns
+    ready   no model is loading any more: health SERVING, /readyz 200. Versions that failed are said and hide nobody;
+            where not one could be loaded, `wait_ready` raises
+    stop    health NOT_SERVING ─▶ running calls end (grace) ─▶ engines close ─▶ admin listener
+
+In one's own process, without a socket:
+
+    with Server(repository="models") as server:
+        server.classify("spam", ["You have won!"])
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from headrace_server.config import AdminOptions, ServerConfig, TransportOptions
+from headrace_server.errors import Reason, ServingError
+from headrace_server.jobs.classify import Classify
+from headrace_server.jobs.embed import Embed
+from headrace_server.jobs.inprocess import InProcess, Jobs
+from headrace_server.jobs.rerank import Rerank
+from headrace_server.jobs.similarity import Similarity
+from headrace_server.jobs.tokenize import Tokenize
+from headrace_server.models.load import LoadDefaults
+from headrace_server.serving.repository import ModelState, ModelStatus, Repository
+from headrace_server.telemetry.metrics import Metrics, Reading
+
+if TYPE_CHECKING:
+    from headrace_server.rpc.admission import Workers
+    from headrace_server.rpc.health import Health
+    from headrace_server.rpc.transport.transport import Transport
+    from headrace_server.telemetry.admin import AdminListener
+
+__all__ = ["Addresses", "Server", "server_version"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a server really listens: gRPC in the order asked for, and the admin listener, None where it is off."""
+
+    grpc: tuple[str, ...] = ()
+    admin: str | None = None
+
+
+class Server(InProcess):
+    """One model repository, served over gRPC, in this process, or both. Started once, stopped once.
+
+    config      everything; or, instead of it,
+    repository  the models' directory, with
+    listen      addresses for gRPC; none: no socket is opened
+    admin       address of the admin listener; None: off
+    sections    other fields of ServerConfig: threads, engine, batching, limits
+    raises      ServingError CONFIG_INVALID
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig | None = None,
+        *,
+        repository: str | os.PathLike[str] | None = None,
+        listen: str | Sequence[str] | None = None,
+        admin: str | None = None,
+        **sections: Any,
+    ) -> None:
+        self.config = _config(config, repository, listen, admin, sections)
+        self.metrics = Metrics(server_version())
+        threads = self.config.threads.resolved()
+        self._repository = Repository(
+            self.config.repository,
+            defaults=LoadDefaults(engine=self.config.engine, batching=self.config.batching, limits=self.config.limits),
+            threads=threads,
+            observer=self.metrics.serving,
+            on_change=self._on_change,
+        )
+        limits, observer = self.config.limits, self.metrics.serving
+        jobs = Jobs(
+            classify=Classify(self._repository, limits, observer),
+            embed=Embed(self._repository, limits, observer),
+            similarity=Similarity(self._repository, limits, observer),
+            rerank=Rerank(self._repository, limits, observer),
+            tokenize=Tokenize(self._repository, limits, observer),
+        )
+        super().__init__(jobs, self._repository)
+        self.metrics.watch(self._model_readings)
+        self._num_prepare_threads = threads.prepare_threads
+        self._transport: Transport | None = None
+        self._health: Health | None = None
+        self._workers: Workers | None = None
+        self._admin: AdminListener | None = None
+        self._lock = threading.Lock()
+        self._ready = False
+        self._stopping = False
+        self._stopped = threading.Event()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.wait_ready()
+        except BaseException:
+            self.stop(grace_s=0)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> Addresses:
+        """Opens every listener and begins to load the models; returns where it listens, before they are ready.
+
+        raises  ServingError CONFIG_INVALID for an address that cannot be opened; MODEL_INVALID for a repository that is
+                no readable folder. Then nothing listens any more.
+        """
+        started = time.monotonic()
+        try:
+            self._repository.start()
+            admin = self._open_admin()
+            grpc = self._open_transport()
+        except BaseException:
+            self.stop(grace_s=0)
+            raise
+        threading.Thread(target=self._become_ready, args=(started,), name="headrace-ready", daemon=True).start()
+        return Addresses(grpc, admin)
+
+    def wait_ready(self, timeout_s: float | None = None) -> bool:
+        """Waits until no model is loading. True: requests are taken. False: the time was up.
+
+        raises  ServingError MODEL_FAILED where not one version could be loaded, SHUTTING_DOWN where the server stops
+        """
+        if not self._repository.wait_ready(timeout_s):
+            return False
+        if self._stopping:
+            raise ServingError(Reason.SHUTTING_DOWN, "the server is shutting down")
+        statuses = self._repository.status()
+        if not any(status.state is ModelState.READY for status in statuses):
+            raise ServingError(Reason.MODEL_FAILED, _why_none(statuses, self._repository.notes))
+        self._set_ready()
+        return True
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are taken: models are loaded and the server is not stopping."""
+        return self._ready and not self._stopping
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was passed over in the repository, and why."""
+        return self._repository.notes
+
+    @property
+    def transport_name(self) -> tuple[str, str]:
+        """("direct" or "aio", why the direct one was not taken); ("", "") where there is none."""
+        return ("", "") if self._transport is None else (self._transport.name, self._transport.reason)
+
+    def models(self) -> list[ModelStatus]:
+        """Every version as it stands, by name, newest first."""
+        return self._repository.status()
+
+    def stop(self, grace_s: float | None = None) -> None:
+        """Says NOT_SERVING, refuses new calls, lets running ones end for `grace_s` (None: as configured), and frees
+        everything. Returns when that is done; a second call waits for the first."""
+        with self._lock:
+            first, self._stopping = not self._stopping, True
+        if not first:
+            self._stopped.wait()
+            return
+        transport = self.config.transport
+        if grace_s is None:
+            grace_s = transport.drain_grace_s if transport is not None else 30.0
+        limit = time.monotonic() + grace_s
+        self.metrics.set_ready(False)
+        if self._health is not None:
+            self._health.drain()
+        if self._transport is not None:
+            self._transport.stop(grace_s)
+        if self._workers is not None:
+            self._workers.close()
+        self._repository.drain(max(0.0, limit - time.monotonic()))
+        self._repository.close()
+        if self._admin is not None:
+            self._admin.stop()
+        self._stopped.set()
+
+    # starting
+
+    def _open_admin(self) -> str | None:
+        if self.config.admin.listen is None:
+            return None
+        from headrace_server.telemetry.admin import AdminListener
+
+        self._admin = AdminListener(self.config.admin.listen, self.metrics, lambda: self.is_ready)
+        self._admin.start()
+        return self._admin.address
+
+    def _open_transport(self) -> tuple[str, ...]:
+        options = self.config.transport
+        if options is None:
+            return ()
+        # grpc is not imported by a server without a socket; models load meanwhile.
+        from headrace_server.rpc.admission import Workers
+        from headrace_server.rpc.jobs import Jobs as AskedJobs
+        from headrace_server.rpc.refusals import transport_refusals
+        from headrace_server.rpc.service_table import build_health, build_methods
+        from headrace_server.rpc.transport.select import open_transport
+
+        observer = self.metrics.rpc
+        health = build_health(self._repository, reflection=options.reflection, observer=observer)
+        workers = Workers(num_threads=self._num_prepare_threads, max_waiting=options.max_waiting_requests)
+        self._health, self._workers = health, workers
+        methods = build_methods(
+            jobs=AskedJobs(
+                classify=self.jobs.classify,
+                embed=self.jobs.embed,
+                similarity=self.jobs.similarity,
+                rerank=self.jobs.rerank,
+                tokenize=self.jobs.tokenize,
+            ),
+            models=self._repository,
+            health=health,
+            workers=workers,
+            limits=self.config.limits,
+            observer=observer,
+            reflection=options.reflection,
+        )
+        transport = open_transport(options, methods, refusals=transport_refusals())
+        self._transport = transport
+        self.metrics.watch(lambda: _transport_readings(transport))
+        return tuple(transport.start())
+
+    def _become_ready(self, started: float) -> None:
+        """Waits for the models, and says how it went."""
+        try:
+            self.wait_ready()
+        except ServingError as error:
+            if error.reason is not Reason.SHUTTING_DOWN:
+                logger.error("not ready: %s", error.message)
+            return
+        states = [status.state for status in self._repository.status()]
+        logger.info(
+            "ready",
+            extra={
+                "seconds": round(time.monotonic() - started, 3),
+                "num_ready": states.count(ModelState.READY),
+                "num_failed": states.count(ModelState.FAILED),
+            },
+        )
+
+    def _set_ready(self) -> None:
+        with self._lock:
+            if self._ready or self._stopping:
+                return
+            self._ready = True
+        self.metrics.set_ready(True)
+        if self._health is not None:
+            self._health.set_ready()
+
+    def _on_change(self) -> None:
+        if self._health is not None:
+            self._health.refresh()
+
+    def _model_readings(self) -> Iterable[Reading]:
+        for status in self._repository.status():
+            version_of = (("model", status.name), ("version", status.version))
+            for state in ModelState:
+                yield Reading(
+                    "headrace_model_state",
+                    "1 for the state that a version is in.",
+                    (*version_of, ("state", state.value)),
+                    float(status.state is state),
+                )
+            yield Reading(
+                "headrace_model_serving",
+                "1 for the version that answers requests which name none.",
+                version_of,
+                float(status.serving),
+            )
+            if status.engine is not None:
+                engine = asdict(status.engine)
+                names = ("engine", "runtime_version", "device", "provider", "precision")
+                labels = tuple((name, str(engine[name])) for name in names)
+                yield Reading("headrace_model_info", "What runs a version.", (*version_of, *labels), 1)
+
+
+def server_version() -> str:
+    """The installed distribution's version; "0" where the code runs uninstalled."""
+    try:
+        return version("headrace")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _config(
+    config: ServerConfig | None,
+    repository: str | os.PathLike[str] | None,
+    listen: str | Sequence[str] | None,
+    admin: str | None,
+    sections: dict[str, Any],
+) -> ServerConfig:
+    if (config is None) == (repository is None):
+        raise TypeError("Server needs a config or a repository, and not both")
+    if config is not None:
+        if listen is not None or admin is not None or sections:
+            raise TypeError("what a Server listens on and how it runs stand in its config")
+        return config
+    assert repository is not None
+    addresses = (listen,) if isinstance(listen, str) else tuple(listen or ())
+    transport = sections.pop("transport", None)
+    if addresses:
+        transport = replace(transport or TransportOptions(), listen=addresses)
+    return ServerConfig(repository=Path(repository), transport=transport, admin=AdminOptions(listen=admin), **sections)
+
+
+def _why_none(statuses: Sequence[ModelStatus], notes: Sequence[str]) -> str:
+    failed = [f"{status.name}/{status.version}: {status.reason}" for status in statuses]
+    return f"no model could be loaded: {'; '.join(failed or notes)}"
+
+
+def _transport_readings(transport: Transport) -> Iterable[Reading]:
+    labels = (("name", transport.name), ("reason", transport.reason))
+    yield Reading("headrace_transport_info", "The transport that serves, and why not the direct one.", labels, 1)
+    yield Reading("headrace_transport_active_calls", "Calls accepted and not over.", (), transport.active_calls)
+    yield Reading("headrace_transport_refused_calls_total", "Calls over the limit.", (), transport.refused_calls)
+    yield Reading(
+        "headrace_transport_longest_stall_seconds",
+        "Longest time that the transport's thread was kept from its work.",
+        (),
+        transport.longest_stall_s,
+    )
