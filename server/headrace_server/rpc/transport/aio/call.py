@@ -169,6 +169,7 @@ class AioCall(CallState):
                 self._cancel_callbacks = None
             self._run(callbacks)
             self.on_message = self.on_half_close = None
+            self._context = None  # whoever keeps this object must not keep the RPC
             if self._readable is not None:
                 self._readable.set()
         return self._response
@@ -210,6 +211,7 @@ class AioCall(CallState):
     async def _read_all(self) -> None:
         """Hands request messages over, one by one. Ends by itself when the RPC does: the core ends every read."""
         readable = self._readable = asyncio.Event()
+        context = self._context
         while not self._over:
             while self._paused:
                 readable.clear()
@@ -218,12 +220,16 @@ class AioCall(CallState):
                 if self._over:
                     return
             try:
-                message = await self._context.read()
-            except asyncio.CancelledError:
-                raise
+                message = await context.read()
+                if message is grpc.aio.EOF:
+                    # A reset stream reads like one that ended well, and its cancellation comes a moment later. The
+                    # core answers a second read only after it has told of that, and the loop needs a turn to pass it on.
+                    await context.read()
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
             except Exception:  # the RPC is over
                 return
-            if self._over:
+            if self._over or (self._task is not None and self._task.cancelling()):
                 return
             try:
                 if message is grpc.aio.EOF:

@@ -294,22 +294,33 @@ class DirectCall(CallState):
         with self._lock:
             self._due -= 1
             self._reading = False
-            ended = message is None
-            self._half_closed = ended
             over = self._over
-        if not over:
+            if message is None:
+                # A reset stream reads like one that ended well, and its cancellation comes a moment later. The core
+                # answers a second read only after it has told of that.
+                self._half_closed = True
+                if not over:
+                    self._start((_ReceiveMessage(0),), self._got_end)
+        if not over and message is not None and self.on_message is not None:
             try:
-                if not ended:
-                    if self.on_message is not None:
-                        self.on_message(message)
-                elif self.on_half_close is not None:
-                    self.on_half_close()
+                self.on_message(message)
             except Exception:
                 self._crashed()
         with self._lock:
             if self._native is not None:
                 self._read()
                 self._release_if_done()
+
+    def _got_end(self, event: Any) -> None:
+        with self._lock:
+            self._due -= 1
+            over = self._over
+            self._release_if_done()
+        if not over and self.on_half_close is not None:
+            try:
+                self.on_half_close()
+            except Exception:
+                self._crashed()
 
     def _got_sent(self, event: Any) -> None:
         with self._lock:
