@@ -56,6 +56,9 @@ $(DEMO_MODELS)/.built: $(KERNELS)
 .PHONY: FORCE
 FORCE:
 
+build/googleapis: $(INSTALLED)
+	@BIN=$(BIN) bash protos/buf.sh copy
+
 .PHONY: env kernels demo-models
 env: $(INSTALLED)              ## create the environment
 kernels: $(KERNELS)            ## compile the kernels
@@ -69,11 +72,11 @@ demo: $(DEMO_MODELS)/.built    ## serve the demo models and show real answers (O
 	@BIN=$(BIN) PORT=$(PORT) ADMIN_PORT=$(ADMIN_PORT) ONCE=$(ONCE) bash benchmarks/demo.sh $(DEMO_MODELS)
 
 # Tests of the real models skip where the models cannot be built: without a registry, everything else still runs.
-test: $(KERNELS)               ## run the tests; what the machine lacks is skipped with its reason
+test: $(KERNELS) build/googleapis ## run the tests; what the machine lacks is skipped with its reason
 	@$(MAKE) --no-print-directory $(DEMO_MODELS)/.built || echo "models: not built, tests that need them will be skipped"
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-full: $(DEMO_MODELS)/.built ## run the tests with the long checks at their full counts
+test-full: $(DEMO_MODELS)/.built build/googleapis ## run the tests with the long checks at their full counts
 	@$(BIN)/python -m pytest --full --timeout 1800 $(PYTEST_ARGS)
 
 # ---------------------------------------------------------------------------------------------------------------------

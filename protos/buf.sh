@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # buf lint, then buf breaking against the last release tag, or against main where a branch is being checked.
-# Runs from the repository's root; BIN is the environment's bin folder. Nothing is fetched.
+# Runs from the repository's root; BIN is the environment's bin folder. Nothing is fetched. `buf.sh copy` ends after
+# making build/googleapis, which buf.yaml names.
 set -euo pipefail
 
 bin=$(cd "${BIN:-.venv/bin}" && pwd)
@@ -34,6 +35,7 @@ baseline() { # the last release that is an ancestor; else the main branch, the r
 }
 
 copy_googleapis build/googleapis
+[ "${1:-}" != copy ] || exit 0
 echo "buf: lint"
 "$bin/buf" lint --path protos/headrace
 
