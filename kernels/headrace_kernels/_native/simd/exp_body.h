@@ -1,4 +1,5 @@
-/* exp(x) for x <= 0 on a vector: at most 1 ulp off (docs/kernels.md says how that was measured), -inf gives 0.
+/* exp(x) for x <= 0 on a vector, -inf gives 0: at most 1.01 ulp off and never out of order, over every f32 input
+ * (tests/unit/kernels/exp_sweep.c measures it).
  *
  * x = n ln2 + r with |r| <= ln2 / 2; ln2 is split so that n * LN2_HIGH is exact for |n| < 2^12; exp(r) is
  * 1 + r + r^2 q(r) with q of degree 4, fitted for the least largest relative error (3e-9 before rounding).

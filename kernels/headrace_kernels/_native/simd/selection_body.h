@@ -1,40 +1,44 @@
-/* The k largest of a row, kept in a heap that lives in the answer's own rows: nothing is allocated.
+/* The k largest of a row, kept in a heap that lives in the answer's own row of indices: nothing is allocated.
  *
- * The heap's root is the worst entry kept: the lowest score and, among equals, the highest index. Positions are
- * visited in ascending order, so an equal score that comes later is always worse and only a strictly greater one
- * enters; a vector of scores that holds none costs one comparison.
+ * An entry is one 64-bit key: the score's bits, turned so that they order as the scores do, above the complement of
+ * the index. One comparison then ranks by score and, among equals, puts the lower index first; the heap's root is
+ * the worst key kept. Positions are visited in ascending order, so an equal score that comes later is always worse
+ * and only a strictly greater one enters; a vector of scores that holds none costs one comparison.
  */
 #include "kernels.h"
 #include "softmax_body.h"
 
-INLINE int is_worse(float score_a, int64_t index_a, float score_b, int64_t index_b) {
-    return score_a < score_b || (score_a == score_b && index_a > index_b);
+INLINE uint64_t key_of(float score, ptrdiff_t index) {
+    const float plain = score + 0.0f; /* -0 becomes +0: they are equal scores */
+    uint32_t bits;
+    memcpy(&bits, &plain, sizeof bits);
+    bits ^= bits >> 31 ? 0xffffffffu : 0x80000000u;
+    return (uint64_t)bits << 32 | (uint32_t)~(uint32_t)index;
 }
 
-/* Puts (score, index) at `hole` or below it, where it belongs. */
-static void sift_down(float *top, int64_t *indices, ptrdiff_t count, ptrdiff_t hole, float score, int64_t index) {
-    for (;;) {
-        ptrdiff_t child = 2 * hole + 1;
-        if (child >= count) break;
-        if (child + 1 < count && is_worse(top[child + 1], indices[child + 1], top[child], indices[child])) ++child;
-        if (!is_worse(top[child], indices[child], score, index)) break;
-        top[hole] = top[child];
-        indices[hole] = indices[child];
+INLINE ptrdiff_t index_of(uint64_t key) { return (ptrdiff_t)(uint32_t)~(uint32_t)key; }
+
+/* Puts `key` at `hole` or below it, where it belongs in the heap of `count` keys. */
+INLINE void sift_down(uint64_t *heap, ptrdiff_t count, ptrdiff_t hole, uint64_t key) {
+    ptrdiff_t child;
+    while ((child = 2 * hole + 1) < count) {
+        /* No branch on which child is the worse: it would be guessed wrong half the time. */
+        child += child + 1 < count && heap[child + 1] < heap[child];
+        if (heap[child] >= key) break;
+        heap[hole] = heap[child];
         hole = child;
     }
-    top[hole] = score;
-    indices[hole] = index;
+    heap[hole] = key;
 }
 
 /* Leaves the row's `width` largest in (top, indices), best first. The row holds no NaN. */
 static void select_row(const float *row, ptrdiff_t c, ptrdiff_t width, int64_t *indices, float *top) {
-    HR_CHECK(1 <= width && width <= c);
-    for (ptrdiff_t j = 0; j < width; ++j) {
-        top[j] = row[j];
-        indices[j] = j;
-    }
-    for (ptrdiff_t j = width / 2 - 1; j >= 0; --j) sift_down(top, indices, width, j, top[j], indices[j]);
-    vf bar = vf_set(top[0]);
+    HR_CHECK(1 <= width && width <= c && c <= INT32_MAX);
+    uint64_t *heap = (uint64_t *)indices; /* the unsigned twin of a type may alias it */
+    for (ptrdiff_t j = 0; j < width; ++j) heap[j] = key_of(row[j], j);
+    for (ptrdiff_t j = width / 2 - 1; j >= 0; --j) sift_down(heap, width, j, heap[j]);
+    float least = row[index_of(heap[0])];
+    vf bar = vf_set(least);
     for (ptrdiff_t j = width; j < c; j += LANES) {
         const ptrdiff_t lanes = c - j < LANES ? c - j : LANES;
         const vf x = lanes == LANES ? vf_load(row + j) : vf_load_part(row + j, lanes, -INFINITY);
@@ -43,17 +47,20 @@ static void select_row(const float *row, ptrdiff_t c, ptrdiff_t width, int64_t *
         do {
             const ptrdiff_t at = j + __builtin_ctz(above);
             above &= above - 1;
-            /* The bar may have risen since the comparison. */
-            if (row[at] > top[0]) sift_down(top, indices, width, 0, row[at], at);
+            if (!(row[at] > least)) continue; /* the bar has risen since the comparison */
+            sift_down(heap, width, 0, key_of(row[at], at));
+            least = row[index_of(heap[0])];
         } while (above);
-        bar = vf_set(top[0]);
+        bar = vf_set(least);
     }
     for (ptrdiff_t end = width - 1; end > 0; --end) { /* heap sort: the worst goes last */
-        const float score = top[end];
-        const int64_t index = indices[end];
-        top[end] = top[0];
-        indices[end] = indices[0];
-        sift_down(top, indices, end, 0, score, index);
+        const uint64_t key = heap[end];
+        heap[end] = heap[0];
+        sift_down(heap, end, 0, key);
+    }
+    for (ptrdiff_t j = 0; j < width; ++j) {
+        indices[j] = (int64_t)index_of(heap[j]);
+        top[j] = row[indices[j]];
     }
 }
 

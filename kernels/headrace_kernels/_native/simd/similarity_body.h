@@ -3,8 +3,10 @@
 #include "kernels.h"
 #include "norm_body.h"
 
-/* Rows of b that stay in the second-level cache while all of a passes over them. */
-#define PANEL_BYTES (256 * 1024)
+/* A block of a stays in the second-level cache while all of b passes over it, a panel of b in the first level while
+ * that block passes over it. */
+#define BLOCK_BYTES (512 * 1024)
+#define PANEL_BYTES (24 * 1024)
 #define TILE_COLUMNS 4
 
 static ptrdiff_t normalize(const float *x, ptrdiff_t n, ptrdiff_t d, float *out) {
@@ -103,28 +105,37 @@ INLINE void dot_columns(const float *a, const float *inverse_a, ptrdiff_t num_ro
         dot_tile(a, column, d, tile);
     else
         for (ptrdiff_t r = 0; r < num_rows; ++r) dot_1x4(a + r * d, column, d, tile + r * TILE_COLUMNS);
-    for (ptrdiff_t r = 0; r < num_rows; ++r)
-        for (ptrdiff_t c = 0; c < num_columns; ++c) {
-            const float dot = tile[r * TILE_COLUMNS + c];
-            out[r * n + c] = inverse_a ? cosine_of(dot, inverse_a[r], inverse_b[c]) : dot;
-        }
+    for (ptrdiff_t r = 0; r < num_rows; ++r) {
+        float *dot = tile + r * TILE_COLUMNS;
+        if (inverse_a)
+            for (ptrdiff_t c = 0; c < num_columns; ++c) dot[c] = cosine_of(dot[c], inverse_a[r], inverse_b[c]);
+        if (num_columns == TILE_COLUMNS)
+            memcpy(out + r * n, dot, TILE_COLUMNS * sizeof *dot);
+        else
+            for (ptrdiff_t c = 0; c < num_columns; ++c) out[r * n + c] = dot[c];
+    }
+}
+
+/* How many rows of d floats fill `bytes`, a multiple of `step` and at least one step. */
+INLINE ptrdiff_t rows_in(ptrdiff_t bytes, ptrdiff_t d, ptrdiff_t step) {
+    const ptrdiff_t steps = bytes / (ptrdiff_t)sizeof(float) / (d ? d : 1) / step;
+    return steps ? steps * step : step;
 }
 
 static void dot_matrix(const float *a, const float *inverse_a, ptrdiff_t m, const float *b, const float *inverse_b,
                        ptrdiff_t n, ptrdiff_t d, float *out) {
     HR_CHECK((inverse_a == NULL) == (inverse_b == NULL));
-    ptrdiff_t panel = PANEL_BYTES / (ptrdiff_t)sizeof(float) / (d ? d : 1) / TILE_COLUMNS * TILE_COLUMNS;
-    if (panel < TILE_COLUMNS) panel = TILE_COLUMNS;
-    for (ptrdiff_t first = 0; first < n; first += panel) {
-        const ptrdiff_t end = n - first < panel ? n : first + panel;
-        for (ptrdiff_t i = 0; i < m; i += TILE_ROWS) {
-            const ptrdiff_t num_rows = m - i < TILE_ROWS ? m - i : TILE_ROWS;
-            for (ptrdiff_t j = first; j < end; j += TILE_COLUMNS)
-                dot_columns(a + i * d, inverse_a ? inverse_a + i : NULL, num_rows, b + j * d,
-                            inverse_b ? inverse_b + j : NULL, end - j < TILE_COLUMNS ? end - j : TILE_COLUMNS, n, d,
-                            out + i * n + j);
+    const ptrdiff_t block = rows_in(BLOCK_BYTES, d, TILE_ROWS), panel = rows_in(PANEL_BYTES, d, TILE_COLUMNS);
+    for (ptrdiff_t top = 0; top < m; top += block)
+        for (ptrdiff_t left = 0; left < n; left += panel) {
+            const ptrdiff_t bottom = m - top < block ? m : top + block, right = n - left < panel ? n : left + panel;
+            for (ptrdiff_t i = top; i < bottom; i += TILE_ROWS)
+                for (ptrdiff_t j = left; j < right; j += TILE_COLUMNS)
+                    dot_columns(a + i * d, inverse_a ? inverse_a + i : NULL,
+                                bottom - i < TILE_ROWS ? bottom - i : TILE_ROWS, b + j * d,
+                                inverse_b ? inverse_b + j : NULL,
+                                right - j < TILE_COLUMNS ? right - j : TILE_COLUMNS, n, d, out + i * n + j);
         }
-    }
 }
 
 static void dot_pairs(const float *a, const float *inverse_a, const float *b, const float *inverse_b, ptrdiff_t n,

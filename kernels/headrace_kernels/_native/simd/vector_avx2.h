@@ -58,11 +58,13 @@ INLINE vf vf_positive_or(vf x, vf yes, vf no) {
 }
 
 INLINE __m128 fold4(vf v) { return _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); }
+/* Halves are transposed and added first, so that four sums share the folding. */
 INLINE void vf_sum4(vf a, vf b, vf c, vf d, float *out) {
-    const __m128 a4 = fold4(a), b4 = fold4(b), c4 = fold4(c), d4 = fold4(d);
-    const __m128 ab = _mm_add_ps(_mm_unpacklo_ps(a4, b4), _mm_unpackhi_ps(a4, b4)); /* a02 b02 a13 b13 */
-    const __m128 cd = _mm_add_ps(_mm_unpacklo_ps(c4, d4), _mm_unpackhi_ps(c4, d4));
-    _mm_storeu_ps(out, _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab)));
+    const vf ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)); /* a02 b02 a13 b13 */
+    const vf cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+    const vf low = _mm256_shuffle_ps(ab, cd, _MM_SHUFFLE(1, 0, 1, 0));  /* a02 b02 c02 d02 */
+    const vf high = _mm256_shuffle_ps(ab, cd, _MM_SHUFFLE(3, 2, 3, 2)); /* a13 b13 c13 d13 */
+    _mm_storeu_ps(out, fold4(_mm256_add_ps(low, high)));
 }
 INLINE float vf_sum(vf v) {
     const __m128 v4 = fold4(v);

@@ -54,7 +54,7 @@ INLINE unsigned bits_not_less(vf a, vf b) { return bits_of(~(a < b)); }       /*
 INLINE unsigned bits_not_less_equal(vf a, vf b) { return bits_of(~(a <= b)); } /* true where unordered */
 INLINE vf vf_positive_or(vf x, vf yes, vf no) { return vf_select(x >= vf_set(0.0f), yes, no); }
 
-/* (v0 + v2) + (v1 + v3) of each: every variant folds its lanes to four, then so. */
+/* Four vectors to four sums. A lone vector's sum (vf_sum) may associate otherwise: products of rows use only this. */
 INLINE void vf_sum4(vf a, vf b, vf c, vf d, float *out) {
     out[0] = (a[0] + a[2]) + (a[1] + a[3]);
     out[1] = (b[0] + b[2]) + (b[1] + b[3]);
