@@ -24,6 +24,9 @@ def core_arguments(options: TransportOptions) -> tuple[tuple[str, int], ...]:
         ("grpc.max_receive_message_length", options.max_message_bytes),
         ("grpc.max_send_message_length", options.max_message_bytes),
         ("grpc.max_concurrent_streams", options.max_concurrent_streams),
+        # The core's own overload protection refuses streams at random from about half the limit on: at 64 calls in
+        # flight of 100 it failed some 1% of a well-behaved client's calls. The limit itself still holds.
+        ("grpc.http.overload_protection", 0),
         ("grpc.server.max_pending_requests", _MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_PENDING),
         ("grpc.keepalive_time_ms", options.keepalive_time_ms),
