@@ -1,0 +1,144 @@
+"""What every Engine promises, run on every engine that this machine has. A new engine is one more entry in ENGINES."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from headrace_server.config import EngineOptions, ThreadBudget
+from headrace_server.engines.base import Engine
+from headrace_server.engines.factory import create_engine
+from headrace_server.errors import Reason, ServingError
+from headrace_server.models.model import Model, Task
+
+
+def scale_and_shift(folder: Path) -> Path:
+    """x f32[n, 3] → scaled = 2x, shifted = x + 1."""
+    weights = [numpy_helper.from_array(np.float32(value), name) for name, value in (("two", 2), ("one", 1))]
+    nodes = [helper.make_node("Mul", ["x", "two"], ["scaled"]), helper.make_node("Add", ["x", "one"], ["shifted"])]
+    x, *outputs = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in ("x", "scaled", "shifted")
+    )
+    model = helper.make_model(
+        helper.make_graph(nodes, "graph", [x], outputs, weights), opset_imports=[helper.make_opsetid("", 17)]
+    )
+    model.ir_version = 8
+    path = folder / "model.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+def onnx_cpu(folder: Path, num_workers: int) -> Engine:
+    graph = scale_and_shift(folder)
+    model = Model(
+        name="m", version="1", tasks=frozenset({Task.INFER}), folder=folder, graph=graph, format="onnx", inputs=(),
+        outputs=(), pipelines={},
+    )  # fmt: skip
+    return create_engine(model, EngineOptions(device="cpu", num_workers=num_workers), ThreadBudget(num_cores=2))
+
+
+ENGINES: dict[str, Callable[[Path, int], Engine]] = {"onnx-cpu": onnx_cpu}
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    loaded = ENGINES[request.param](tmp_path, 4)
+    yield loaded
+    loaded.close()
+
+
+def batch(*values: float) -> dict[str, np.ndarray]:
+    return {"x": np.array([[value] * 3 for value in values], np.float32)}
+
+
+def test_it_is_an_engine_and_says_what_it_is(engine: Engine) -> None:
+    assert isinstance(engine, Engine)
+    info = engine.info
+    assert info.engine
+    assert info.runtime_version
+    assert info.provider
+    assert info.device.split(":")[0] in ("cpu", "cuda")
+    assert info.precision == "fp32"
+    assert info.num_workers == 4
+    assert info.num_threads >= 1
+    assert info.load_time_ms > 0
+
+
+def test_its_signature_is_the_graphs(engine: Engine) -> None:
+    assert [str(spec) for spec in engine.inputs] == ["x float32[?,3]"]
+    assert [str(spec) for spec in engine.outputs] == ["scaled float32[?,3]", "shifted float32[?,3]"]
+
+
+def test_outputs_come_by_name_and_only_those_wanted(engine: Engine) -> None:
+    everything = engine.run(batch(1, 2))
+    np.testing.assert_array_equal(everything["scaled"], [[2, 2, 2], [4, 4, 4]])
+    np.testing.assert_array_equal(everything["shifted"], [[2, 2, 2], [3, 3, 3]])
+    assert engine.run(batch(1), ["shifted"]).keys() == {"shifted"}
+
+
+def test_the_same_row_alone_or_batched(engine: Engine) -> None:
+    rows = np.random.default_rng(1).standard_normal((17, 3)).astype(np.float32)
+    together = engine.run({"x": rows})["scaled"]
+    for index in range(17):
+        np.testing.assert_allclose(engine.run({"x": rows[index : index + 1]})["scaled"][0], together[index], rtol=1e-6)
+
+
+def test_an_empty_batch_gives_empty_outputs(engine: Engine) -> None:
+    assert engine.run({"x": np.zeros((0, 3), np.float32)})["scaled"].shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "feeds",
+    [
+        {},
+        {"y": np.ones((1, 3), np.float32)},
+        {"x": np.ones((1, 3), np.int64)},
+        {"x": np.ones((1, 4), np.float32)},
+        {"x": np.ones(3, np.float32)},
+    ],
+    ids=["missing", "misnamed", "wrong dtype", "wrong shape", "wrong rank"],
+)
+def test_feeds_that_do_not_fit_are_the_callers_fault(engine: Engine, feeds: dict[str, np.ndarray]) -> None:
+    with pytest.raises(ServingError) as caught:
+        engine.run(feeds)
+    assert caught.value.reason is Reason.INVALID_INPUT
+    assert caught.value.violations
+    np.testing.assert_array_equal(engine.run(batch(1))["scaled"], [[2, 2, 2]])  # and nothing is broken by it
+
+
+def test_outputs_stay_as_they_were_while_later_runs_go_on(engine: Engine) -> None:
+    first = engine.run(batch(1))["scaled"]
+    for value in range(2, 50):
+        engine.run(batch(value))
+    np.testing.assert_array_equal(first, [[2, 2, 2]])
+
+
+def test_as_many_callers_as_workers_may_run_at_once(engine: Engine) -> None:
+    wrong: list[object] = []
+
+    def ask(value: float) -> None:
+        for _ in range(100):
+            result = engine.run(batch(value, -value))["scaled"]
+            if result.tolist() != [[2 * value] * 3, [-2 * value] * 3]:
+                wrong.append(result)
+
+    threads = [threading.Thread(target=ask, args=(float(value),)) for value in range(engine.info.num_workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert wrong == []
+
+
+def test_after_close_a_run_is_told_that_the_model_is_leaving(engine: Engine) -> None:
+    engine.close()
+    engine.close()
+    with pytest.raises(ServingError) as caught:
+        engine.run(batch(1))
+    assert caught.value.reason is Reason.SHUTTING_DOWN
