@@ -166,6 +166,11 @@ class Server(InProcess):
         """("direct" or "aio", why the direct one was not taken); ("", "") where there is none."""
         return ("", "") if self._transport is None else (self._transport.name, self._transport.reason)
 
+    @property
+    def num_calls(self) -> int:
+        """RPCs in flight."""
+        return 0 if self._transport is None else self._transport.active_calls
+
     def models(self) -> list[ModelStatus]:
         """Every version as it stands, by name, newest first."""
         return self._repository.status()

@@ -1,0 +1,21 @@
+"""The `headrace` command: arguments and environment in, configuration out. The only reader of the environment.
+
+    headrace serve DIR          serve a model repository, or one model's folder
+    headrace inspect DIR        say what DIR holds, how it is read, and what would be done
+    headrace demo build|run     make the demo models; serve them and show their answers
+    headrace tour ADDRESS       ask a running server one question of each job
+    headrace version
+
+Exit status: 0 done; 1 it failed, said in one line on standard error; 2 the command line is wrong.
+"""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """The console script."""
+    from headrace_server.cli.app import app
+
+    app()

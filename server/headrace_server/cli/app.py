@@ -1,0 +1,41 @@
+"""The commands, put together. Each command's own imports wait until it is asked for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from headrace_server.cli.demo import demo
+from headrace_server.cli.inspect import inspect
+from headrace_server.cli.serve import serve
+from headrace_server.cli.tour import tour
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="headrace",
+    help="One gRPC server for classification, embedding and similarity on ONNX Runtime.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(serve)
+app.command()(inspect)
+app.command()(tour)
+app.add_typer(demo, name="demo")
+
+
+@app.command()
+def version(verbose: Annotated[bool, typer.Option("--verbose", help="Libraries too.")] = False) -> None:
+    """Say which version this is."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as version_of
+
+    for name in ("headrace", "onnxruntime", "grpcio", "protobuf", "numpy", "tokenizers"):
+        try:
+            print(f"{name} {version_of(name)}")
+        except PackageNotFoundError:
+            print(f"{name} is not installed")
+        if not verbose:
+            break

@@ -1,0 +1,108 @@
+"""`headrace inspect DIR`: what a directory holds, how it is read, what would be done; nothing is served."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace_server.cli.faults import FAILURE, plain_failures
+
+if TYPE_CHECKING:
+    from headrace_server.models.report import InspectReport, ModelReport
+
+__all__ = ["inspect"]
+
+_SHOWN_LABELS = 5
+
+
+def inspect(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Models, or one model's folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs, labels and digests included.")] = False,
+) -> None:
+    """Say what DIR holds, how it is read, and what would be done. Exit status 1 where a model cannot be served."""
+    with plain_failures():
+        from headrace_server.models.report import inspect_folder
+
+        report = inspect_folder(directory)
+    if as_json:
+        json.dump({"models": [_fields(each) for each in report.versions], "notes": report.notes}, sys.stdout, indent=2)
+        print()
+    else:
+        print(_text(directory, report))
+    if not report.versions or any(each.problem for each in report.versions):
+        raise typer.Exit(FAILURE)
+
+
+def _text(directory: Path, report: InspectReport) -> str:
+    lines = [f"models in {directory}"]
+    for each in report.versions:
+        lines += ["", f"{each.name}/{each.version}", *(f"  {line}" for line in _lines(each))]
+    lines += [""] if report.notes else []
+    lines += [f"note: {note}" for note in report.notes]
+    return "\n".join(lines)
+
+
+def _lines(each: ModelReport) -> list[str]:
+    model = each.model
+    if model is None:
+        return [f"cannot be served: {each.problem}"]
+    lines = [
+        f"read as     {model.format}",
+        f"serves      {', '.join(each.tasks)}",
+        f"way         {each.pipeline}",
+        f"graph       {model.graph.relative_to(model.folder)} ({model.precision or 'no weights'})",
+        f"inputs      {', '.join(map(str, model.inputs))}",
+        f"outputs     {', '.join(map(str, model.outputs))}",
+    ]
+    if model.labels:
+        more = ", …" if len(model.labels) > _SHOWN_LABELS else ""
+        lines.append(f"labels      {len(model.labels)}: {', '.join(model.labels[:_SHOWN_LABELS])}{more}")
+    if model.features:
+        columns = ", ".join(f"{column.name} {column.type}{'' if column.required else '?'}" for column in model.features)
+        lines.append(f"columns     {columns}")
+    if model.prompts:
+        lines.append(f"prompts     {', '.join(model.prompts)}")
+    size = sum(file.size_bytes for file in model.files)
+    engine, batching = model.engine, model.batching
+    lines += [
+        f"would run   on device {engine.device}, precision {engine.precision}, at most {batching.max_batch_size} rows",
+        f"files       {len(model.files)}, {size / 1e6:.1f} MB, SHA-256 {model.digest[:16]}…",
+    ]
+    return lines + [f"note        {note}" for note in model.notes]
+
+
+def _fields(each: ModelReport) -> dict[str, Any]:
+    """What programs may want, with plain names."""
+    model = each.model
+    found: dict[str, Any] = {
+        "name": each.name, "version": each.version, "folder": str(each.folder), "problem": each.problem,
+    }  # fmt: skip
+    if model is None:
+        return found
+    return found | {
+        "tasks": each.tasks,
+        "format": model.format,
+        "pipeline": each.pipeline,
+        "graph": model.graph.relative_to(model.folder).as_posix(),
+        "precision": model.precision,
+        "input_kinds": sorted(model.input_kinds),
+        "inputs": [asdict(spec) for spec in model.inputs],
+        "outputs": [asdict(spec) for spec in model.outputs],
+        "labels": model.labels,
+        "multi_label": model.multi_label,
+        "embedding_dimension": model.embedding_dimension,
+        "normalized_by_default": model.normalized_by_default,
+        "max_length": model.max_length,
+        "prompts": dict(model.prompts),
+        "features": [asdict(column) for column in model.features],
+        "engine": asdict(model.engine),
+        "batching": asdict(model.batching),
+        "files": [asdict(file) for file in model.files],
+        "digest": model.digest,
+        "notes": model.notes,
+    }
