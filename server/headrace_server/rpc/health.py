@@ -59,6 +59,11 @@ class Health:
         self._draining = False
         self._watches: set[_Watch] = set()
 
+    @property
+    def num_watches(self) -> int:
+        """Watch calls that are open."""
+        return len(self._watches)
+
     # what the server says
 
     def set_ready(self, ready: bool = True) -> None:

@@ -159,7 +159,8 @@ def _renamed_file(service: str) -> descriptor_pb2.FileDescriptorProto:
     renamed.package = package
     for message in renamed.message_type:
         for field in message.field:
-            field.type_name = field.type_name.replace(f".{old}.", f".{package}.")
+            if field.type_name:
+                field.type_name = field.type_name.replace(f".{old}.", f".{package}.")
     for service_proto in renamed.service:
         for method in service_proto.method:
             method.input_type = method.input_type.replace(f".{old}.", f".{package}.")
