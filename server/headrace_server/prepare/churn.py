@@ -51,7 +51,7 @@ class SyntheticTable:
         columns = {name: column[rows] for name, column in self.columns.items()}
         return SyntheticTable(columns=columns, leaves=self.leaves[rows], probability=self.probability[rows])
 
-    def halves(self) -> tuple[SyntheticTable, SyntheticTable]:
+    def thirds(self) -> tuple[SyntheticTable, SyntheticTable]:
         """Two thirds to train on, and the held-out third."""
         cut = len(self.leaves) * 2 // 3
         return self.part(slice(cut)), self.part(slice(cut, None))
@@ -112,7 +112,7 @@ def build(folder: Path, open_package: OpenPackage) -> None:
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 
-    table, held_out = synthetic_subscribers().halves()
+    table, held_out = synthetic_subscribers().thirds()
     pipeline = train(table)
     inputs = [(name, StringTensorType([None, 1])) for name in WORDS]
     inputs += [(name, FloatTensorType([None, 1])) for name in NUMBERS]
@@ -161,7 +161,7 @@ def _card(pipeline: Any, held_out: SyntheticTable, version: str) -> ModelCard:
         ),
         measured_by="the build itself; `pytest tests/integration -k synthetic_churn` measures the exported graph again",
         limits=(
-            "It predicts what the generator does. It says nothing about real subscribers and is no basis for decisions.",
+            "It predicts what the generator does: it says nothing about real subscribers, and decides nothing.",
             "A word that was not in the table counts as none of the known ones; a number may be missing (NaN).",
         ),
     )  # fmt: skip

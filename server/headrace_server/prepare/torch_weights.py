@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import io
 import pickle
-
 from dataclasses import dataclass
 from typing import Any
 
