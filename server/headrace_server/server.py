@@ -95,6 +95,7 @@ class Server(InProcess):
         )
         super().__init__(jobs, self._repository)
         self.metrics.watch(self._model_readings)
+        self.addresses = Addresses()  # where it really listens, once started
         self._num_prepare_threads = threads.prepare_threads
         self._transport: Transport | None = None
         self._health: Health | None = None
@@ -134,7 +135,8 @@ class Server(InProcess):
             self.stop(grace_s=0)
             raise
         threading.Thread(target=self._become_ready, args=(started,), name="headrace-ready", daemon=True).start()
-        return Addresses(grpc, admin)
+        self.addresses = Addresses(grpc, admin)
+        return self.addresses
 
     def wait_ready(self, timeout_s: float | None = None) -> bool:
         """Waits until no model is loading. True: requests are taken. False: the time was up.

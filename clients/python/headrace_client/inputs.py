@@ -54,7 +54,8 @@ Input = str | tuple[str, str] | Image | Raw | Tensors | Mapping[str, FeatureValu
 
 def encode_inputs(inputs: Input | Sequence[Input]) -> list[input_pb2.Input]:
     """One message an input; a lone input is a list of one."""
-    if isinstance(inputs, (str, Image, Raw, Tensors, Mapping)) or _is_pair(inputs):
+    lone = (str, bytes, bytearray, memoryview, Image, Raw, Tensors, Mapping)
+    if isinstance(inputs, lone) or _is_pair(inputs):
         return [encode_input(inputs)]  # type: ignore[arg-type]
     return [encode_input(each) for each in inputs]  # type: ignore[arg-type]
 
