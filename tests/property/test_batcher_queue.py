@@ -39,7 +39,7 @@ class QueueMachine(RuleBasedStateMachine):
         entries = []
         for index in range(rows):
             row = Row({"x": ROW}, shape_key=(shape,))
-            entry = Entry(row, request, index, order=order, seq=self.seq, submitted=self.now, units=units)
+            entry = Entry(row, request, index, order, self.seq, self.now, units)
             self.seq += 1
             self.queue.push(entry)
             entries.append(entry)

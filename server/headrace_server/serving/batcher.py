@@ -39,6 +39,7 @@ __all__ = ["PATIENCE_S", "Batcher"]
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 10.0
+_SURELY = 0.8  # of a run's estimated time is taken for certain
 _RETRY_UNKNOWN_S = 0.1  # advice while nothing has been measured
 _RETRY_RANGE_S = (0.01, 30.0)
 
@@ -226,15 +227,7 @@ class Batcher:
             step = self._service_time.batch_seconds(batch * mean_units)
         entries = []
         for index, row in enumerate(rows):
-            entry = Entry(
-                row,
-                request,
-                index,
-                order=order + index // batch * step,
-                seq=seq + index,
-                submitted=now,
-                units=self._units(row),
-            )
+            entry = Entry(row, request, index, order + index // batch * step, seq + index, now, self._units(row))
             entries.append(entry)
             push(entry)
         request.entries = entries
@@ -282,7 +275,7 @@ class Batcher:
                     head = self._queue.head(now, expired)
                     timeout = None if head is None else head.submitted + delay_s - now
                 if timeout is None or timeout <= 0:
-                    batch = self._queue.take(size, policy.max_padding_ratio, now, expired)
+                    batch = self._queue.take(size, policy.max_padding_ratio, self._too_late(now), expired)
                     if batch:
                         self._running[worker] = (now + self._service_time.batch_seconds(_padded(batch)), batch)
                         return batch
@@ -293,6 +286,12 @@ class Batcher:
             self._work_waits.wait(timeout)
             self._num_idle -= 1
         return []
+
+    def _too_late(self, now: float) -> float:
+        """The latest deadline that even the shortest run, begun now, would miss. Under the lock."""
+        if not self._service_time.has_evidence(now):
+            return now
+        return now + _SURELY * self._service_time.batch_seconds(1)
 
     def _run(self, worker: int, batch: list[Entry], depth: int) -> None:
         """Computes one batch and answers its requests; nothing that happens in it ends the worker."""

@@ -49,12 +49,18 @@ class Request:
     def answer(self) -> None:
         """Resolves the future with every row's result. Only for whoever set `done`."""
         future, results = self._release()
-        self._resolve(lambda: future.set_result(results))
+        try:
+            future.set_result(results)
+        except BaseException:  # Future logs a callback's Exception itself; nothing a callback does may end a worker
+            logger.exception("a done-callback failed")
 
     def fail(self, error: ServingError) -> None:
         """Resolves the future with `error`. Only for whoever set `done`."""
         future, _ = self._release()
-        self._resolve(lambda: future.set_exception(error))
+        try:
+            future.set_exception(error)
+        except BaseException:
+            logger.exception("a done-callback failed")
 
     def _release(self) -> tuple[BatchFuture, list[RowResult]]:
         # Entries, future and cancel callback point at each other, and the context may live on with its callback: cut
@@ -65,13 +71,6 @@ class Request:
         self.results, self.entries = [], ()
         return future, results
 
-    @staticmethod
-    def _resolve(resolve: Callable[[], None]) -> None:
-        try:
-            resolve()
-        except BaseException:  # Future logs a callback's Exception itself; nothing a callback does may end a worker
-            logger.exception("a done-callback failed")
-
 
 class Entry:
     """One row of a request. `waiting` is true while it holds a place in the queue."""
@@ -79,7 +78,7 @@ class Entry:
     __slots__ = ("index", "order", "request", "row", "seq", "submitted", "units", "waiting")
 
     def __init__(
-        self, row: Row, request: Request, index: int, *, order: float, seq: int, submitted: float, units: int
+        self, row: Row, request: Request, index: int, order: float, seq: int, submitted: float, units: int
     ) -> None:
         self.row: Row | None = row  # dropped as soon as it is no longer needed
         self.request = request

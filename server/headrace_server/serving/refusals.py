@@ -18,8 +18,8 @@ def shutting_down() -> ServingError:
 
 
 def deadline_passed() -> ServingError:
-    """The deadline passed before the request was computed."""
-    return ServingError(Reason.DEADLINE_EXCEEDED, "the deadline passed before the request was computed")
+    """The deadline passed while the request waited, or came too near to compute it in time."""
+    return ServingError(Reason.DEADLINE_EXCEEDED, "the deadline passed before the request could be computed")
 
 
 def deadline_infeasible(*, remaining_s: float, needed_s: float) -> ServingError:

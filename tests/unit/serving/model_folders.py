@@ -34,7 +34,9 @@ def _value(name: str, dtype: int, shape: Sequence[Any]) -> Any:
     return helper.make_tensor_value_info(name, dtype, list(shape))
 
 
-def linear(folder: Path, factor: float = 2.0, *, batch: str | int = "n", dynamic_int8: bool = False) -> Path:
+def linear(
+    folder: Path, factor: float = 2.0, *, batch: str | int = "n", width: str | int = 4, dynamic_int8: bool = False
+) -> Path:
     """x f32[n, 4] → y f32[n, 4], each times `factor`; with `dynamic_int8` through one scale for the whole batch."""
     weight = numpy_helper.from_array(np.float32(factor), "k")
     nodes = [helper.make_node("Mul", ["x", "k"], ["y"])]
@@ -44,7 +46,7 @@ def linear(folder: Path, factor: float = 2.0, *, batch: str | int = "n", dynamic
             helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["back"]),
             helper.make_node("Mul", ["back", "k"], ["y"]),
         ]
-    values = [_value(name, TensorProto.FLOAT, [batch, 4]) for name in "xy"]
+    values = [_value(name, TensorProto.FLOAT, [batch, width]) for name in "xy"]
     _save(folder / "model.onnx", nodes, values[:1], values[1:], [weight])
     return folder
 

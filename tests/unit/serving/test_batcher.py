@@ -305,7 +305,7 @@ def test_infeasible_deadline_is_refused_at_the_door(make: MakeBatcher, runner: G
     assert error.reason is Reason.DEADLINE_INFEASIBLE
     assert 40 < float(error.facts["needed_ms"]) < 500
     backlog = [batcher.submit([row(i)], RequestContext()) for i in range(6)]
-    behind = batcher.submit([row(8)], in_s(0.12))  # work without a deadline yields to it: feasible
+    behind = batcher.submit([row(8)], in_s(0.25))  # work without a deadline yields to it: feasible
     hopeless = batcher.submit([row(i) for i in range(10)], in_s(0.3))  # ten runs of 50 ms
     assert reason_of(hopeless) is Reason.DEADLINE_INFEASIBLE
     assert len(behind.result(10)) == 1
@@ -323,6 +323,23 @@ def test_no_deadline_is_called_infeasible_without_evidence(make: MakeBatcher, ru
         future.result(10)
 
 
+def test_one_slow_first_batch_is_no_evidence() -> None:
+    now = [0.0]
+
+    def cold_then_quick(rows: object) -> BatchResult:
+        now[0] += 1.0 if now[0] == 0 else 0.001
+        return BatchResult([{}])
+
+    batcher = Batcher(cold_then_quick, BatchPolicy(), num_workers=1, name="m", clock=lambda: now[0])
+    try:
+        batcher.submit([row(0)], RequestContext()).result(10)
+        while batcher._running:  # its time is taken after its answer is given
+            time.sleep(0.001)
+        batcher.submit([row(0)], RequestContext(deadline=now[0] + 0.5)).result(10)
+    finally:
+        batcher.close()
+
+
 def test_a_slow_past_does_not_refuse_for_ever() -> None:
     now = [0.0]
 
@@ -334,6 +351,8 @@ def test_a_slow_past_does_not_refuse_for_ever() -> None:
     try:
         for _ in range(4):
             batcher.submit([row(0)], RequestContext()).result(10)
+        while batcher._running:  # its time is taken after its answer is given
+            time.sleep(0.001)
         assert reason_of(batcher.submit([row(0)], RequestContext(deadline=now[0] + 0.5))) is Reason.DEADLINE_INFEASIBLE
         now[0] += 3.0  # nothing was measured lately
         batcher.submit([row(0)], RequestContext(deadline=now[0] + 0.5)).result(10)
@@ -341,14 +360,18 @@ def test_a_slow_past_does_not_refuse_for_ever() -> None:
         batcher.close()
 
 
-def test_overload_leaves_most_of_the_capacity_to_answers_in_time(make: MakeBatcher) -> None:
+def test_overload_spends_most_runs_on_answers_that_are_in_time(make: MakeBatcher) -> None:
+    runs: list[int] = []
+    in_time: list[int] = []
+
     def five_ms(rows: list[Row]) -> BatchResult:
         time.sleep(0.005)
+        runs.append(1)
         return BatchResult([{} for _ in rows])
 
     batcher = make(five_ms, max_batch_size=1)
     measured(batcher, 0.005)
-    in_time = []
+    runs.clear()
     started = time.monotonic()
     offered = 0
     while (now := time.monotonic()) - started < 1.0:  # about 1,000 a second offered to 200 a second
@@ -360,8 +383,10 @@ def test_overload_leaves_most_of_the_capacity_to_answers_in_time(make: MakeBatch
         offered += 1
         time.sleep(0.001)
     batcher.drain(10)
-    assert offered > 300
-    assert len(in_time) > 100
+    assert offered > 2 * len(runs)  # or there was no overload
+    assert len(runs) > 40
+    assert len(in_time) > 0.6 * len(runs)
+    print(offered, len(runs), len(in_time))
 
 
 def test_poison_row_fails_alone(make: MakeBatcher, runner: GatedRunner) -> None:
@@ -494,7 +519,7 @@ def test_timings_never_add_up_to_more_than_the_wall(make: MakeBatcher) -> None:
     timings = context.timings
     stages = timings.queue_ns + timings.preprocess_ns + timings.infer_ns + timings.postprocess_ns
     assert stages <= walls[0]
-    assert stages > 0.8 * walls[0]  # and they account for the time that passed
+    assert stages > 0.6 * walls[0]  # and they account for the time that passed
     assert timings.queue_ns > 5_000_000
     assert timings.batch_size == 4
     assert timings.preprocess_ns == timings.postprocess_ns == 1_000_000

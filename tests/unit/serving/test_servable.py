@@ -94,7 +94,7 @@ def test_a_model_that_scales_by_the_whole_batch_runs_row_by_row(tmp_path: Path) 
     servable = load(model_folders.linear(tmp_path / "1", dynamic_int8=True))
     try:
         context = RequestContext()
-        results = servable.submit(Task.INFER, tensor_rows(0.001, 1000), context).result(20)
+        results = servable.submit(Task.INFER, tensor_rows(*[0.001, 1000] * 8), context).result(20)
         assert not servable.engine.info.batch_invariant
         assert context.timings.batch_size == 1
         assert results[0]["y"][0] == pytest.approx(0.002, rel=1e-3)  # beside 1000 it would have been rounded to 0
@@ -111,6 +111,18 @@ def test_rows_of_two_tasks_never_share_a_batch(tmp_path: Path) -> None:
         assert embedding.result(20)[0]["embedding"].shape == (32,)
         assert raw.result(20)[0]["last_hidden_state"].shape == (3, 32)
         assert rows[0].shape_key == text_rows(servable, ["w1 w2 w3"])[0].shape_key  # the caller's rows are left alone
+    finally:
+        servable.close()
+
+
+def test_rows_of_different_shapes_never_share_a_batch(tmp_path: Path) -> None:
+    servable = load(model_folders.linear(tmp_path / "1", width="w"), max_batch_size=8)
+    try:
+        context = RequestContext()
+        rows = [Row({"x": np.full(width, 1, np.float32)}) for width in (2, 3) * 16]
+        results = servable.submit(Task.INFER, rows, context).result(20)
+        assert [result["y"].shape for result in results] == [(2,), (3,)] * 16
+        assert context.timings.batch_size > 1  # mixed batches would have failed, and been run again row by row
     finally:
         servable.close()
 
