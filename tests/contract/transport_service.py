@@ -51,6 +51,12 @@ class Service:
             self._changed.wait_for(lambda: len(self._records.get(what, ())) >= count, timeout_s)
             return list(self._records.get(what, ()))
 
+    def forget(self) -> None:
+        """Lets go of every call and record."""
+        self.held.clear()
+        with self._changed:
+            self._records.clear()
+
     def close(self) -> None:
         self._jobs.put(None)
         self._worker.join()

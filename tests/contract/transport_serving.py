@@ -53,6 +53,9 @@ def serving(transport_name: str, *, refusals: Refusals | None = None, **options:
         addresses = transport.start()
         try:
             yield Serving(transport, service, addresses)
+        except BaseException:
+            drop_clients()  # one may be in the middle of something
+            raise
         finally:
             transport.stop(0)
             assert transport.active_calls == 0
@@ -103,6 +106,12 @@ def client(index: int = 0) -> Client:
     if _clients[index].process.poll() is not None:
         _clients[index] = Client()
     return _clients[index]
+
+
+def drop_clients() -> None:
+    for each in _clients:
+        each.process.kill()
+        each.process.wait()
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 5) -> bool:

@@ -6,11 +6,20 @@ from dataclasses import dataclass
 
 from headrace_server.rpc.transport.call import Status
 
-__all__ = ["DEADLINE_EXCEEDED", "INTERNAL", "OK", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNIMPLEMENTED", "UNKNOWN", "Refusals"]
+__all__ = [
+    "CANCELLED",
+    "INTERNAL",
+    "OK",
+    "RESOURCE_EXHAUSTED",
+    "UNAVAILABLE",
+    "UNIMPLEMENTED",
+    "UNKNOWN",
+    "Refusals",
+]
 
 OK = 0
+CANCELLED = 1
 UNKNOWN = 2
-DEADLINE_EXCEEDED = 4
 RESOURCE_EXHAUSTED = 8
 UNIMPLEMENTED = 12
 INTERNAL = 13

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
+from headrace_server.rpc.transport.aio.reset import reset_stream
 from headrace_server.rpc.transport.call import Metadata, Method, Status
 from headrace_server.rpc.transport.call_state import CallState
 from headrace_server.rpc.transport.metadata import STATUS_DETAILS_KEY, CheckedMetadata, check_metadata
-from headrace_server.rpc.transport.refusals import UNKNOWN
+from headrace_server.rpc.transport.refusals import CANCELLED, UNKNOWN
 
 if TYPE_CHECKING:
     from headrace_server.rpc.transport.aio.server import AioServer
@@ -49,7 +50,8 @@ class AioCall(CallState):
     _reader: asyncio.Task[None] | None = None
     _readable: asyncio.Event | None = None  # cleared while paused
     _task: asyncio.Task[Any] | None = None
-    _reset = False
+    _reset = False  # cancel() was asked for
+    _writing = False  # the coroutine is inside grpc.aio, perhaps blocked by the client's window
 
     def __init__(self, server: AioServer, method: Method, context: Any) -> None:
         self.method = method.name
@@ -177,7 +179,7 @@ class AioCall(CallState):
     def poke(self) -> None:
         """Something was queued, answered, resumed or reset."""
         if self._reset:
-            self._drop()
+            self._reset_stream()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
         if self._readable is not None and not self._paused:
@@ -196,10 +198,13 @@ class AioCall(CallState):
                     else:
                         answer = self._answer
             self._run(callbacks)
-            if initial is not None:
-                await context.send_initial_metadata(initial)
-            elif message is not None:
-                await context.write(message)
+            if initial is not None or message is not None:
+                self._writing = True
+                try:
+                    await (context.send_initial_metadata(initial) if message is None else context.write(message))
+                except Exception as error:  # the stream broke, and its cancellation is a moment behind
+                    raise asyncio.CancelledError from error
+                self._writing = False
             elif answer is not None:
                 leave_status(context, answer, self._trailing or ())
                 return
@@ -244,7 +249,7 @@ class AioCall(CallState):
 
     def _cancelled(self) -> None:
         with self._lock:
-            answered = self._answer is not None
+            answered = self._answer is not None or self.cancelled
             self._over = True
             if not answered:
                 self.cancelled = True
@@ -253,12 +258,20 @@ class AioCall(CallState):
             callbacks = None if answered else self._take_all_callbacks()
         self._run(callbacks)
 
-    def _drop(self) -> None:
-        """Resets the stream. grpc.aio has no word for it, but the core resets a call that nobody holds any more: the
-        RPC's own tasks are cancelled, the one that waits for the client's cancellation too."""
-        for task in (self._reader, self._task, self._server.parent_of(self._task)):
-            if task is not None:
-                task.cancel()
+    def _reset_stream(self) -> None:
+        """Ends the RPC with CANCELLED: by its status where the coroutine is free, by a reset where a write is blocked."""
+        if self._context is None:
+            return  # it has ended meanwhile
+        if not self._writing:
+            self._cancelled()
+            with self._lock:
+                if self._answer is None:
+                    self._answer = Status(CANCELLED, "The call was cancelled by the server.")
+        elif not reset_stream(self._context):
+            log.warning("%s cannot be reset on this grpcio: its client learns of the end when it reads on", self.method)
+            self._cancelled()
+            with self._lock:
+                self._answer = Status(CANCELLED, "The call was cancelled by the server.")
 
     def _crashed(self) -> None:
         log.exception("the handler of %s failed", self.method)

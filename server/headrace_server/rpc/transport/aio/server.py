@@ -9,7 +9,6 @@ import asyncio
 import logging
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -56,9 +55,7 @@ class AioServer:
         self._mailbox: deque[AioCall] = deque()
         self._woken = False
         self._readers: set[asyncio.Task[None]] = set()
-        self._parents: weakref.WeakKeyDictionary[asyncio.Task[Any], asyncio.Task[Any]] = weakref.WeakKeyDictionary()
         self._loop = asyncio.new_event_loop()
-        self._loop.set_task_factory(self._make_task)
         self._thread = threading.Thread(target=self._run_loop, name="grpc-aio", daemon=True)
         self._server: Any = None
 
@@ -104,10 +101,6 @@ class AioServer:
         task.add_done_callback(self._readers.discard)
         return task
 
-    def parent_of(self, task: asyncio.Task[Any] | None) -> asyncio.Task[Any] | None:
-        """The task that started this one: for an RPC's, the one in which grpc.aio waits for its cancellation."""
-        return None if task is None else self._parents.get(task)
-
     # ---- the loop's thread
 
     def _run_loop(self) -> None:
@@ -122,13 +115,6 @@ class AioServer:
         now = time.perf_counter()
         self.longest_stall_s = max(self.longest_stall_s, now - due)
         self._loop.call_later(_STALL_PROBE_S, self._probe, now + _STALL_PROBE_S)
-
-    def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> asyncio.Task[Any]:
-        task = asyncio.Task(coro, loop=loop, **kwargs)
-        parent = asyncio.current_task(loop)
-        if parent is not None:
-            self._parents[task] = parent
-        return task
 
     def _empty_mailbox(self) -> None:
         self._woken = False
