@@ -196,7 +196,7 @@ def test_silent_connections_do_not_lock_the_admin_listener_out(admin: tuple[Admi
 
 @pytest.mark.parametrize("listen", ["nowhere", "127.0.0.1:x", "127.0.0.1:70000", ":1", "192.0.2.1:0"])
 def test_admin_address_that_cannot_be_opened_is_named(listen: str) -> None:
-    with pytest.raises(ServingError, match="admin.listen") as raised:
+    with pytest.raises(ServingError, match=r"admin\.listen") as raised:
         AdminListener(listen, Metrics("0"), lambda: True)
     assert raised.value.reason is Reason.CONFIG_INVALID
     assert listen in raised.value.message

@@ -9,6 +9,7 @@ RequestContext, which the batcher listens to.
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -23,6 +24,8 @@ from headrace_server.serving.context import RequestContext
 from headrace_server.serving.repository import Lease, Repository
 
 __all__ = ["Finish", "JobObserver", "RowResult", "Submissions", "answered", "as_serving_error", "refused"]
+
+logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 Finish = Callable[[Sequence[RowResult]], R]
@@ -75,8 +78,7 @@ class Submissions:
                 answer = finish(results)
                 postprocess_ns = perf_counter_ns() - began
                 context.timings.postprocess_ns += postprocess_ns
-                if self._observer is not None:
-                    self._observer.on_request(model.name, model.version, preprocess_ns, postprocess_ns)
+                self._tell(model, preprocess_ns, postprocess_ns)
             except BaseException as error:
                 lease.release()
                 future.set_exception(as_serving_error(error))
@@ -98,6 +100,13 @@ class Submissions:
                 lease.release()
 
         return answered(context, with_lease)
+
+    def _tell(self, model: Model, preprocess_ns: int, postprocess_ns: int) -> None:
+        if self._observer is not None:
+            try:
+                self._observer.on_request(model.name, model.version, preprocess_ns, postprocess_ns)
+            except Exception:
+                logger.exception("the observer of requests failed")
 
     def _acquire(self, ref: ModelRef, context: RequestContext) -> Lease:
         lease = self._repository.acquire(ref.name, version=ref.version, label=ref.label, routing_key=ref.routing_key)
