@@ -77,6 +77,7 @@ def test_external_files_are_found_wherever_a_tensor_may_stand() -> None:
         helper.make_node("If", ["condition"], ["y"], then_branch=branch, else_branch=branch),
         helper.make_node("Constant", [], ["c"], value=external("c", "constant.bin")),
         helper.make_node("Custom", [], ["d"], domain="d", many=[external("m", "list.bin")]),
+        helper.make_node("Constant", [], ["s"], sparse_value=onnx.SparseTensorProto(values=external("a", "value.bin"))),
     ]
     graph = helper.make_graph(nodes, "g", [], [tensor("y", TensorProto.FLOAT, 2)], [external("w", "weights.bin")])
     graph.sparse_initializer.append(sparse)
@@ -87,7 +88,8 @@ def test_external_files_are_found_wherever_a_tensor_may_stand() -> None:
     training.algorithm.initializer.append(external("t", "training.bin"))
     found = parse_onnx_header(model.SerializeToString()).external_files
     assert sorted(found) == sorted(
-        f"{name}.bin" for name in ("branch", "values", "indices", "constant", "list", "weights", "function", "training")
+        f"{name}.bin"
+        for name in ("branch", "values", "indices", "constant", "list", "weights", "function", "training", "value")
     )
 
 

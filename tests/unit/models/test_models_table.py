@@ -130,6 +130,7 @@ def test_one_matrix_input_is_read_by_column_and_integer_classes_become_names(tmp
     graph, classifier, table = matrix_graph(zipmap=zipmap)
     model = load(write_folder(tmp_path, model__onnx=graph))
     assert model.labels == ("0", "1", "2")
+    assert all(column.required for column in model.features)  # nothing in the graph fills what is missing
     inputs = [FeaturesInput({f"f{at}": float(value) for at, value in enumerate(row)}) for row in table[:9]]
     np.testing.assert_allclose(
         answer(model, Task.CLASSIFY, inputs)["scores"], classifier.predict_proba(table[:9]), atol=1e-5
