@@ -1,4 +1,4 @@
-"""Every built RPC over real gRPC and real models, on both transports: answers, metadata, and the errors of each service."""
+"""Every built RPC over real gRPC and real models, on both transports: answers, metadata, errors."""
 
 from __future__ import annotations
 

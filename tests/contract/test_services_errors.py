@@ -90,7 +90,7 @@ def test_full_server_refuses_at_once_with_retry_info(transport_name: str) -> Non
         assert time.perf_counter() - started < 1
         assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert details_of(failed.value)["RetryInfo"].retry_delay.ToMilliseconds() > 0
-        assert s.observer.rejected == ["QUEUE_FULL"]
+        assert wait_until(lambda: s.observer.rejected == ["QUEUE_FULL"])
         free.set()
         assert running.result(5).results
         assert waiting.result(5).results

@@ -6,9 +6,10 @@
     headrace.v1.ModelService, grpc.…      as ""
     model:NAME                            … and the version of that model which answers by default is ready
 
-Check computes the answer; Watch is told of changes when `refresh` is called: by whoever loads or unloads models, and by
-`set_ready` and `drain` themselves. A Watch holds at most one answer that its reader has not taken: the newest. Draining
-tells every Watch NOT_SERVING first and ends it then, so that no Watch holds up the end of the server.
+Check computes the answer, as does List for every service. Watch is told of changes when `refresh` is called: by whoever
+loads or unloads models, and by `set_ready` and `drain` themselves. A Watch holds at most one answer that its reader has
+not taken: the newest. Draining tells every Watch NOT_SERVING first and ends it then, so that no Watch holds up the end
+of the server.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from grpc_health.v1 import health_pb2 as pb  # type: ignore[import-untyped]
 
@@ -103,14 +105,24 @@ class Health:
             )
         return pb.HealthCheckResponse(status=state)
 
+    def list_all(self, request: Any, context: RequestContext) -> Any:
+        """The state of every service; models are left to Check and Watch."""
+        states = {name: pb.HealthCheckResponse(status=self._state(name)) for name in ("", *self._tasks)}
+        return pb.HealthListResponse(statuses=states)
+
     @property
-    def rpc(self) -> UnaryRpc[pb.HealthCheckRequest]:
-        return UnaryRpc(
-            name=f"/{SERVICE_NAME}/Check",
-            request_type=pb.HealthCheckRequest,
-            start=self.check,
-            light=lambda request: True,
-        )
+    def rpcs(self) -> list[UnaryRpc[Any]]:
+        calls = [("Check", "HealthCheckRequest", self.check), ("List", "HealthListRequest", self.list_all)]
+        return [
+            UnaryRpc(
+                name=f"/{SERVICE_NAME}/{name}",
+                request_type=getattr(pb, request_type),
+                start=start,
+                light=lambda request: True,
+            )
+            for name, request_type, start in calls
+            if hasattr(pb, request_type)  # grpcio-health-checking before 1.73 has no List
+        ]
 
     @property
     def watch_method(self) -> Method:

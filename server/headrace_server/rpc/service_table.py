@@ -71,7 +71,7 @@ def build_methods(
         *ClassificationService(jobs, limits).rpcs,
         *EmbeddingService(jobs, limits).rpcs,
         *ModelService(models).rpcs,
-        health.rpc,
+        *health.rpcs,
     )
     for rpc in rpcs:
         if isinstance(rpc, StreamRpc):

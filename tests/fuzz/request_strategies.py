@@ -1,0 +1,135 @@
+"""Any message of a type, from its descriptor; where a field has a meaning, half of the time one that makes sense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from contract.services_models import BROKEN, MODELS, picture
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from hypothesis import strategies as st
+from request_fields import edge_values, is_map, is_repeated
+
+from headrace.v1 import tensor_pb2
+
+__all__ = ["damaged_bytes", "requests"]
+
+_MAX_DEPTH = 7
+_LIKELY = frozenset({"model", "inputs", "request", "left", "query", "documents", "texts", "name", "filter"})
+_PICTURE = picture()
+_texts = st.one_of(st.sampled_from(["", "the cat", "a dog sat on the mat " * 40, "é\U0001f600"]), st.text(max_size=40))
+_dimensions = st.sampled_from([8, 8, 8, 3, 1])
+
+
+@st.composite
+def _tensors(draw: st.DrawFn) -> Message:
+    """Bytes as long as the shape says."""
+    kind = draw(st.sampled_from(["int64", "int64", "float32", "int8", "uint8", "bool", "float16", "float64"]))
+    shape = draw(st.one_of(st.just([4]), st.lists(st.integers(0, 4), max_size=4)))
+    values = draw(st.binary(min_size=(size := int(np.prod(shape, dtype=int)) * np.dtype(kind).itemsize), max_size=size))
+    if kind == "int64":  # most graphs look ids up in a table of twenty
+        ids = np.frombuffer(values, np.int64) % draw(st.sampled_from([20, 2**40]))
+        values = ids.tobytes()
+    if kind == "bool":
+        values = bytes(byte & 1 for byte in values)
+    number = tensor_pb2.DataType.Value(f"DATA_TYPE_{kind.upper()}")
+    return tensor_pb2.Tensor(data_type=number, shape=shape, data=values)
+
+
+@st.composite
+def _matrices(draw: st.DrawFn) -> Message:
+    """Bytes as long as rows and columns say."""
+    rows, columns = draw(st.integers(1, 4)), draw(_dimensions)
+    kind, number = draw(st.sampled_from([("float32", 1), ("float16", 2), ("int8", 3)]))
+    size = rows * columns * np.dtype(kind).itemsize
+    scales = draw(st.lists(st.floats(width=32), min_size=rows, max_size=rows)) if kind == "int8" else []
+    data = draw(st.binary(min_size=size, max_size=size))
+    return tensor_pb2.VectorMatrix(num_vectors=rows, dimension=columns, vector_type=number, data=data, scales=scales)
+
+
+# By full name of the field, or of the message.
+_SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
+    "headrace.v1.ModelSelector.name": st.sampled_from([*MODELS, BROKEN, "nobody"]),
+    "headrace.v1.ModelSelector.version": st.sampled_from(["1", "2", ""]),
+    "headrace.v1.Input.text": _texts,
+    "headrace.v1.TextPair.text": _texts,
+    "headrace.v1.TextPair.pair": _texts,
+    "headrace.v1.Input.image": st.one_of(
+        st.just(_PICTURE), st.binary(max_size=60).map(lambda end: _PICTURE[:40] + end)
+    ),
+    "headrace.v1.Features.values.key": st.sampled_from(["age", "colour", "colours"]),
+    "headrace.v1.FeatureValue.text": st.sampled_from(["red", "blue", ""]),
+    "headrace.v1.NamedTensors.tensors.key": st.sampled_from(
+        ["input_ids", "attention_mask", "token_type_ids", "image", "bytes", "x"]
+    ),
+    "headrace.v1.EmbedRequest.prompt_name": st.sampled_from(["query", "document", "nobody"]),
+    "headrace.v1.ClassifyRequest.top_k": st.integers(0, 10),
+    "headrace.v1.ClassifyRequest.threshold": st.floats(0, 1, width=32),
+    "headrace.v1.EmbedRequest.dimensions": st.integers(0, 9),
+    "headrace.v1.Tensor": _tensors(),
+    "headrace.v1.VectorMatrix": _matrices(),
+    "grpc.health.v1.HealthCheckRequest.service": st.sampled_from(["", "headrace.v1.EmbeddingService", "model:mood"]),
+}
+
+
+def requests(descriptor: Descriptor, depth: int = 0) -> st.SearchStrategy[Any]:
+    """Messages of the type, any field absent or at an edge, nested up to a bound."""
+    cls = GetMessageClass(descriptor)
+    if depth >= _MAX_DEPTH:
+        return st.builds(cls)
+    required, optional = {}, {}
+    for field in descriptor.fields:
+        strategy = _field(field, depth)
+        oneof = field.containing_oneof
+        likely = field.name in _LIKELY and (oneof is None or len(oneof.fields) == 1)
+        (required if likely else optional)[field.name] = strategy
+    built = st.fixed_dictionaries(required, optional=optional).map(lambda fields: cls(**fields))
+    return _either(descriptor.full_name, built)
+
+
+@st.composite
+def damaged_bytes(draw: st.DrawFn, message: Message) -> bytes:
+    """The message's bytes, some of them changed, cut or doubled."""
+    data = bytearray(message.SerializeToString())
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, max(0, len(data) - 1)))
+        match draw(st.integers(0, 3)):
+            case 0:
+                data[at : at + 1] = draw(st.binary(min_size=1, max_size=3))
+            case 1:
+                del data[at:]
+            case 2:
+                data[at:at] = data[: draw(st.integers(0, 50))]
+            case _:
+                data += draw(st.binary(max_size=20))
+    return bytes(data)
+
+
+def _field(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
+    if is_map(field):
+        key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))
+        keys = _either(f"{field.full_name}.key", _scalar(key))
+        return st.dictionaries(keys, _one(value, depth), max_size=3)
+    if is_repeated(field):
+        return st.lists(_one(field, depth), max_size=3)
+    return _one(field, depth)
+
+
+def _one(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
+    if field.message_type is not None:
+        return st.deferred(lambda: requests(field.message_type, depth + 1))
+    return _either(field.full_name, _scalar(field))
+
+
+def _either(name: str, anything: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    sensible = _SENSIBLE.get(name)
+    return anything if sensible is None else st.one_of(sensible, sensible, sensible, anything)
+
+
+def _scalar(field: FieldDescriptor) -> st.SearchStrategy[Any]:
+    edges = st.sampled_from(edge_values(field))
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return st.one_of(edges, _texts if field.type == FieldDescriptor.TYPE_STRING else st.binary(max_size=64))
+    return edges
