@@ -143,6 +143,13 @@ def test_a_demo_model_that_is_not_known_is_named_with_those_that_are(tmp_path: P
     assert "minilm" in result.stderr
 
 
+def test_training_without_its_encoder_names_the_cure(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the demo extra is not installed")
+    result = run("demo", "train-spam", str(tmp_path), "--cache", str(tmp_path), "--output", str(tmp_path / "head"))
+    assert result.exit_code == 1
+    assert "cure: run: headrace demo build" in result.stderr
+
+
 def test_a_tour_of_nobody_fails_in_one_line() -> None:
     result = run("tour", "127.0.0.1:1")
     assert result.exit_code == 1
