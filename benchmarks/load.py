@@ -132,8 +132,8 @@ def served(repository: Path, *options: str) -> Iterator[Served]:
 def _wait_for_address(port_file: Path, process: subprocess.Popen[bytes]) -> str:
     until = time.perf_counter() + 60
     while time.perf_counter() < until and process.poll() is None:
-        if port_file.exists() and (lines := port_file.read_text().split()):
-            return lines[0]
+        if port_file.exists() and (words := port_file.read_text().split()):  # "grpc ADDRESS" a line
+            return words[1]
         time.sleep(0.005)
     raise RuntimeError("the server did not say where it listens")
 
