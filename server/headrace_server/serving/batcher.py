@@ -30,6 +30,7 @@ from headrace_server.serving import refusals
 from headrace_server.serving.batch import BatchObserver, Runner
 from headrace_server.serving.batch_run import BatchRun
 from headrace_server.serving.context import RequestContext
+from headrace_server.serving.door import Door
 from headrace_server.serving.entry import BatchFuture, Entry, Request
 from headrace_server.serving.row_queue import RowQueue
 from headrace_server.serving.service_time import ServiceTime
@@ -40,8 +41,6 @@ logger = logging.getLogger(__name__)
 
 PATIENCE_S = 10.0
 _SURELY = 0.8  # of a run's estimated time is taken for certain
-_RETRY_UNKNOWN_S = 0.1  # advice while nothing has been measured
-_RETRY_RANGE_S = (0.01, 30.0)
 
 
 class Batcher:
@@ -74,6 +73,7 @@ class Batcher:
         self._all_done = threading.Condition(self._lock)
         self._queue = RowQueue()
         self._service_time = ServiceTime()
+        self._door = Door(policy, self._queue, self._service_time, num_workers)
         self._seq = 0
         self._num_idle = 0
         self._num_open = 0  # requests admitted and not yet resolved
@@ -105,7 +105,7 @@ class Batcher:
         now = self._clock()
         expired: list[Request] = []
         with self._lock:
-            refusal = self._refusal(len(rows), rows, context, now, expired)
+            refusal = self._refusal(rows, context, now, expired)
             if refusal is None and rows:
                 request = Request(future, context, len(rows))
                 self._enqueue(request, rows, now)
@@ -155,90 +155,35 @@ class Batcher:
             logger.error("%s: %d requests were still running %.1f s after the stop", self._name, len(stuck), timeout_s)
             self._fail(stuck, refusals.shutting_down)
 
-    # the door
-
     def _refusal(
-        self, num_rows: int, rows: Sequence[Row], context: RequestContext, now: float, expired: list[Request]
+        self, rows: Sequence[Row], context: RequestContext, now: float, expired: list[Request]
     ) -> ServingError | None:
         """Why these rows cannot be admitted; None when they can. Under the lock."""
         if not self._admitting:
             return refusals.shutting_down()
-        if context.cancelled:
-            return refusals.cancelled()
-        deadline = context.deadline
-        if deadline is not None and deadline <= now:
-            return refusals.deadline_passed()
-        limit = self._policy.max_queue_rows
-        if self._queue.num_rows + num_rows > limit:
-            if num_rows > limit:
-                return refusals.request_too_large(rows=num_rows, limit=limit)
-            expired += self._queue.expire(now)
-            waiting = self._queue.num_rows
-            if waiting + num_rows > limit:
-                retry_after_s = self._retry_after_s(waiting + num_rows - limit)
-                return refusals.queue_full(rows=num_rows, waiting=waiting, limit=limit, retry_after_s=retry_after_s)
-        if deadline is not None and num_rows and self._service_time.has_evidence(now):
-            needed_s = self._needed_s(rows, min(deadline, now + PATIENCE_S), deadline - now, now)
-            if needed_s > deadline - now:
-                return refusals.deadline_infeasible(remaining_s=deadline - now, needed_s=needed_s)
-        return None
-
-    def _needed_s(self, rows: Sequence[Row], order: float, remaining_s: float, now: float) -> float:
-        """Seconds until `rows` would be computed, an optimistic estimate. Under the lock."""
         busy_s = 0.0
         if len(self._running) >= self._num_workers:
             busy_s = max(0.0, min(end for end, _ in self._running.values()) - now)
-        own_units = sum(self._units(row) for row in rows)
-
-        def until_done(rows_ahead: int, units_ahead: int) -> float:
-            return self._service_time.seconds_until_done(
-                rows=rows_ahead + len(rows),
-                units=units_ahead + own_units,
-                num_workers=self._num_workers,
-                max_batch_size=self._policy.max_batch_size,
-                busy_s=busy_s,
-            )
-
-        needed_s = until_done(self._queue.num_rows, self._queue.num_units)
-        if needed_s <= remaining_s:  # even behind everything that waits: no need to count who stands ahead
-            return needed_s
-        return until_done(*self._queue.ahead(order))
-
-    def _retry_after_s(self, rows_over: int) -> float:
-        """Seconds until `rows_over` places are likely to be free. Under the lock."""
-        batch = self._policy.max_batch_size
-        mean_units = self._queue.num_units / max(1, self._queue.num_rows)
-        seconds = self._service_time.batch_seconds(batch * mean_units) * rows_over / (batch * self._num_workers)
-        low, high = _RETRY_RANGE_S
-        return min(max(seconds, low), high) if seconds else _RETRY_UNKNOWN_S
+        return self._door.refusal(rows, context, now, _order(context.deadline, now), busy_s, expired)
 
     def _enqueue(self, request: Request, rows: Sequence[Row], now: float) -> None:
         """Gives every row its place and its order. Under the lock."""
-        order = now + PATIENCE_S
-        if request.deadline is not None and request.deadline < order:
-            order = request.deadline
+        order = _order(request.deadline, now)
         seq = self._seq
         self._seq = seq + len(rows)
         batch = self._policy.max_batch_size
-        push = self._queue.push
+        push, units = self._queue.push, self._door.units
         step = 0.0
         if len(rows) > batch:
-            mean_units = sum(self._units(row) for row in rows) / len(rows)
+            mean_units = sum(units(row) for row in rows) / len(rows)
             step = self._service_time.batch_seconds(batch * mean_units)
         entries = []
         for index, row in enumerate(rows):
-            entry = Entry(row, request, index, order + index // batch * step, seq + index, now, self._units(row))
+            entry = Entry(row, request, index, order + index // batch * step, seq + index, now, units(row))
             entries.append(entry)
             push(entry)
         request.entries = entries
         self._num_open += 1
-
-    def _units(self, row: Row) -> int:
-        """The row's length as it is padded when alone; 1 for rows of one shape."""
-        if not row.length:
-            return 1
-        bucket = self._policy.length_bucket
-        return -(-row.length // bucket) * bucket
 
     # the worker
 
@@ -367,6 +312,12 @@ class Batcher:
                 self._observer.on_rejected(self._name, self._version, reason, num_rows)
             except Exception:
                 logger.exception("%s: the batch observer failed", self._name)
+
+
+def _order(deadline: float | None, now: float) -> float:
+    """When a request submitted now is due, for the queue: its deadline, or patience's end where that comes first."""
+    patient = now + PATIENCE_S
+    return patient if deadline is None or deadline > patient else deadline
 
 
 def _padded(batch: Sequence[Entry]) -> int:
