@@ -35,7 +35,7 @@ from headrace.v1 import (
 )
 
 TIMEOUT_S = 5
-NUM_EXAMPLES, NUM_EXAMPLES_FULL = 5, 4000
+NUM_EXAMPLES, NUM_EXAMPLES_FULL = 5, 500
 NUM_SWEEP = 600
 _FILES = (
     classification_pb2,
