@@ -295,6 +295,7 @@ class Server(InProcess):
                 version_of,
                 float(status.serving),
             )
+            yield Reading("headrace_queue_rows", "Rows waiting for an engine.", version_of, status.queue_depth)
             if status.engine is not None:
                 engine = asdict(status.engine)
                 names = ("engine", "runtime_version", "device", "provider", "precision")

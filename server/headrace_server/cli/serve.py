@@ -56,7 +56,7 @@ _LISTENERS, _ENGINES, _BATCHES, _LIMITS, _RUNNING = "Listeners", "Engines", "Bat
 
 # fmt: off
 Listen = Annotated[list[str] | None, _option(
-    "LISTEN", "host:port (port 0: a free one) or unix:PATH; may be given more than once. [default: 127.0.0.1:50051]",
+    "LISTEN", "host:port (port 0: a free one) or unix:PATH; may be given more than once. (default: 127.0.0.1:50051)",
     _LISTENERS, metavar="ADDRESS", show_default=False)]
 Admin = Annotated[str, _option("ADMIN", "host:port of metrics and health over HTTP, or off.", _LISTENERS)]
 Transport = Annotated[TransportChoice, _option("TRANSPORT", "How gRPC is served.", _LISTENERS)]

@@ -3,6 +3,7 @@
 headrace_build_info{version}   1
 headrace_ready                 1 while the server takes requests
 of RPCs, of models at work     rpc_metrics.py, serving_metrics.py
+of models and transport        what `watch` adds: states, what runs them, rows waiting, calls (server.py)
 of the process                 process_resident_memory_bytes and more, by prometheus-client (Linux)
 """
 

@@ -3,7 +3,6 @@
 headrace_stage_seconds{model,version,stage}   preprocess, postprocess of a request;
                                               queue (its longest wait), collate, infer, reduce of a batch
 headrace_batch_rows{model,version}            rows an engine run
-headrace_queue_rows{model,version}            rows waiting, as of the last batch that was taken
 headrace_queue_rejected_rows_total{model,version,reason}
 """
 
@@ -12,7 +11,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from headrace_server.errors import Reason
-from headrace_server.telemetry.instruments import Counters, Family, Gauge, Gauges, Histogram, Histograms
+from headrace_server.telemetry.instruments import Counters, Family, Histogram, Histograms
 from headrace_server.telemetry.rpc_metrics import SECONDS
 
 __all__ = ["BatchStages", "ServingMetrics"]
@@ -36,9 +35,9 @@ class BatchStages(Protocol):
 class _OfVersion:
     """The instruments of one version of a model, at hand."""
 
-    __slots__ = ("collate", "infer", "postprocess", "preprocess", "queue", "queue_rows", "reduce", "rows")
+    __slots__ = ("collate", "infer", "postprocess", "preprocess", "queue", "reduce", "rows")
 
-    def __init__(self, stages: Histograms, rows: Histogram, queue_rows: Gauge, model: str, version: str) -> None:
+    def __init__(self, stages: Histograms, rows: Histogram, model: str, version: str) -> None:
         self.preprocess = stages.child(model, version, "preprocess")
         self.queue = stages.child(model, version, "queue")
         self.collate = stages.child(model, version, "collate")
@@ -46,7 +45,6 @@ class _OfVersion:
         self.reduce = stages.child(model, version, "reduce")
         self.postprocess = stages.child(model, version, "postprocess")
         self.rows = rows
-        self.queue_rows = queue_rows
 
 
 class ServingMetrics:
@@ -58,7 +56,6 @@ class ServingMetrics:
             "model", "version", "stage", bounds=SECONDS,
         )  # fmt: skip
         self._rows = Histograms("headrace_batch_rows", "Rows an engine run.", "model", "version", bounds=_ROWS)
-        self._queue_rows = Gauges("headrace_queue_rows", "Rows waiting for an engine.", "model", "version")
         self._rejected = Counters(
             "headrace_queue_rejected_rows", "Rows that a queue refused, or that left it unserved.",
             "model", "version", "reason",
@@ -67,7 +64,7 @@ class ServingMetrics:
 
     @property
     def families(self) -> tuple[Family, ...]:
-        return (self._stages, self._rows, self._queue_rows, self._rejected)
+        return (self._stages, self._rows, self._rejected)
 
     def on_request(self, model: str, version: str, preprocess_ns: int, postprocess_ns: int) -> None:
         """A request was answered."""
@@ -89,13 +86,12 @@ class ServingMetrics:
         self._rejected.child(model, version, reason.value).add(rows)
 
     def on_depth(self, model: str, version: str, depth: int) -> None:
-        """`depth` rows are waiting now."""
-        self._of(model, version).queue_rows.set(depth)
+        """`depth` rows are waiting now. Not kept: who scrapes reads the queue itself, which is never out of date."""
 
     def _of(self, model: str, version: str) -> _OfVersion:
         found = self._known.get((model, version))
         if found is None:
             found = self._known[model, version] = _OfVersion(
-                self._stages, self._rows.child(model, version), self._queue_rows.child(model, version), model, version
+                self._stages, self._rows.child(model, version), model, version
             )
         return found
