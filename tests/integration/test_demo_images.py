@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
+from PIL import Image, ImageOps
 
 from headrace_server.models.inputs import ImageInput
 from headrace_server.models.load import load_model
@@ -88,10 +90,6 @@ def test_efficientnet_has_imagenets_thousand_labels_each_once(model: Model) -> N
 
 
 def _mirrored(image: bytes) -> bytes:
-    import io
-
-    from PIL import Image, ImageOps
-
     out = io.BytesIO()
     ImageOps.mirror(Image.open(io.BytesIO(image))).save(out, "PNG")
     return out.getvalue()

@@ -89,12 +89,12 @@ def _numpy_bert(weights: Mapping[str, Array], feeds: Mapping[str, Array]) -> Arr
     erf = np.vectorize(math.erf)
 
     def linear(value: Array, name: str) -> Array:
-        return value @ weights[f"{name}.weight"].astype(np.float64).T + weights[f"{name}.bias"]
+        return np.asarray(value @ weights[f"{name}.weight"].astype(np.float64).T + weights[f"{name}.bias"])
 
     def norm(value: Array, name: str) -> Array:
         centred = value - value.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
-        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+        return np.asarray(scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"])
 
     def heads(value: Array) -> Array:
         return value.reshape(*value.shape[:2], 12, 32).swapaxes(1, 2)

