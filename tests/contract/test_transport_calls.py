@@ -94,7 +94,7 @@ def test_unknown_method_is_unimplemented(transport_name: str) -> None:
 def test_deadline_is_told_and_kept(transport_name: str) -> None:
     with serving(transport_name) as s:
         _, answer, _ = client().call("one", s.address, method="Deadline", timeout_s=5)
-        assert 4 < json.loads(bytes.fromhex(answer)) <= 5
+        assert 4 < json.loads(bytes.fromhex(answer)) < 5.1  # old versions round up on the wire
         _, answer, _ = client().call("one", s.address, method="Deadline", timeout_s=None)
         assert json.loads(bytes.fromhex(answer)) is None
         assert client().call("one", s.address, method="HangUnary", timeout_s=0.2)[0] == "DEADLINE_EXCEEDED"

@@ -94,11 +94,11 @@ def test_cancelled_upload_is_never_taken_for_a_finished_one_20000_times(transpor
 
 def check_storm(transport_name: str, num: int) -> None:
     with serving(transport_name) as s:
-        client().call("cancel_storm", s.address, num=num, width=64)  # what is made once is made now
+        client().call("cancel_storm", s.address, num=num, width=16)  # what is made once is made now
         s.wait_idle()
         s.service.forget()
         before = resident_mb()
-        outcomes = client().call("cancel_storm", s.address, num=num, width=64)
+        outcomes = client().call("cancel_storm", s.address, num=num, width=16)
         s.service.forget()
         assert set(outcomes) <= {"CANCELLED", "OK"}
         assert sum(outcomes.values()) == num

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import pytest
 from transport_serving import client, on_both_transports, serving, wait_until
@@ -26,7 +27,7 @@ def test_send_says_stop_at_the_high_water_mark_and_goes_on_below_half(transport_
         time.sleep(0.3)  # the client reads nothing now, and its window is full
         stops = s.service.seen("heed")
         assert stops[0] <= 18
-        runs = [after - before for before, after in zip(stops, stops[1:], strict=False)]
+        runs = [after - before for before, after in pairwise(stops)]
         assert all(8 <= run <= 17 for run in runs), runs
         s.transport.stop(0)
         assert s.service.seen("heed_over")

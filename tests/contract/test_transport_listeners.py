@@ -77,8 +77,9 @@ def test_stale_socket_file_is_replaced_and_a_living_one_is_not(transport_name: s
     stale.close()
     with serving(transport_name, listen=(f"unix:{path}",)) as s:
         assert client().call("one", s.address, method="Echo", message="on") == ECHO
-        with pytest.raises(ServingError, match="another server listens there") as caught, serving(
-            transport_name, listen=(f"unix:{path}",)
+        with (
+            pytest.raises(ServingError, match="another server listens there") as caught,
+            serving(transport_name, listen=(f"unix:{path}",)),
         ):
             pass
         assert caught.value.reason is Reason.CONFIG_INVALID
@@ -89,8 +90,9 @@ def test_stale_socket_file_is_replaced_and_a_living_one_is_not(transport_name: s
 def test_file_in_the_way_of_a_socket_is_kept(transport_name: str, tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("words")
-    with pytest.raises(ServingError, match="a file that is no socket"), serving(
-        transport_name, listen=(f"unix:{path}",)
+    with (
+        pytest.raises(ServingError, match="a file that is no socket"),
+        serving(transport_name, listen=(f"unix:{path}",)),
     ):
         pass
     assert path.read_text() == "words"

@@ -81,14 +81,24 @@ class Service:
 
     def Metadata(self, call: Call) -> None:
         given = [(key, value) for key, value in call.metadata if key.startswith("x-")]
-        call.send_initial_metadata([(f"{key.removesuffix('-bin')}-first{'-bin' * key.endswith('-bin')}", value) for key, value in given])
+        call.send_initial_metadata(
+            [(f"{key.removesuffix('-bin')}-first{'-bin' * key.endswith('-bin')}", value) for key, value in given]
+        )
         call.set_trailing_metadata(given)
         self.record("peer", call.peer)
         call.reply(b"")
 
     def BadMetadata(self, call: Call) -> None:
         refused = 0
-        for bad in [("Upper", "x"), ("new\nline", "x"), ("grpc-own", "x"), ("x", "caf\u00e9"), ("x", "a\nb"), ("x-bin", "text"), ("", "x")]:
+        for bad in [
+            ("Upper", "x"),
+            ("new\nline", "x"),
+            ("grpc-own", "x"),
+            ("x", "caf\u00e9"),
+            ("x", "a\nb"),
+            ("x-bin", "text"),
+            ("", "x"),
+        ]:
             for setter in (call.set_trailing_metadata, call.send_initial_metadata):
                 try:
                     setter([bad])  # type: ignore[list-item]
@@ -114,7 +124,7 @@ class Service:
             thread.start()
         for thread in threads:
             thread.join()
-        call.finish(), call.abort(Status(13, "late")), call.send(b"late")  # noqa: B018
+        call.finish(), call.abort(Status(13, "late")), call.send(b"late")
         self.record("double", (sum(outcomes), call.active))
 
     def Deadline(self, call: Call) -> None:

@@ -41,7 +41,7 @@ def core_arguments(options: TransportOptions) -> tuple[tuple[str, int], ...]:
 
 
 def server_credentials(tls: TlsOptions | None) -> grpc.ServerCredentials | None:
-    """Credentials of the TCP listeners; None without TLS. Raises ServingError CONFIG_INVALID for a file that is not there."""
+    """Credentials of the TCP listeners; None without TLS. Raises ServingError CONFIG_INVALID for an unreadable file."""
     if tls is None:
         return None
     key, certificate = _pem(tls.private_key, "private_key"), _pem(tls.certificate, "certificate")

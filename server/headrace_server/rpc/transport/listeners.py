@@ -1,7 +1,7 @@
 """Addresses to listen on, and the files that UNIX sockets leave behind.
 
-    host:port    port 0: a free one             TLS when the options say so
-    unix:PATH    a socket file                  no TLS: the file's permissions are the guard
+host:port    port 0: a free one             TLS when the options say so
+unix:PATH    a socket file                  no TLS: the file's permissions are the guard
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def check_metadata(metadata: Metadata) -> CheckedMetadata:
     """
     checked: list[tuple[str, str | bytes]] = []
     for key, value in metadata:
-        if not isinstance(key, str) or not _is_key(key):
+        if not _is_key(key):
             raise ValueError(f"metadata key {key!r}: only 0-9, a-z, '_', '-' and '.' are allowed")
         if key.startswith("grpc-") and key != STATUS_DETAILS_KEY:
             raise ValueError(f"metadata key {key!r}: keys that start with 'grpc-' are reserved")
@@ -39,7 +39,7 @@ def check_metadata(metadata: Metadata) -> CheckedMetadata:
         else:
             if isinstance(value, bytes):
                 value = value.decode("latin-1")
-            if not isinstance(value, str) or not _is_text(value):
+            if not _is_text(value):
                 raise ValueError(f"metadata {key!r}: the value must be printable ASCII")
         checked.append((key, value))
     return tuple(checked)

@@ -14,7 +14,7 @@ from headrace_server.rpc.transport.transport import Transport
 
 __all__ = ["VERIFIED_MAX", "VERIFIED_MIN", "open_transport"]
 
-# The conformance suite passed on the first and the last of these (tests/contract/run_transport_matrix.py).
+# The conformance suite passed on the first and the last of these (`make test-matrix`).
 VERIFIED_MIN = (1, 72, 1)
 VERIFIED_MAX = (1, 85)  # and every patch release of it
 
@@ -53,7 +53,7 @@ def open_transport(
 def _unverified() -> str:
     """Why this grpcio is outside the verified range; "" when it is inside."""
     version = tuple(int(part) if part.isdigit() else 0 for part in grpc.__version__.split(".")[:3])
-    if VERIFIED_MIN <= version and version[:2] <= VERIFIED_MAX:
+    if version >= VERIFIED_MIN and version[:2] <= VERIFIED_MAX:
         return ""
     return f"grpcio {grpc.__version__} is outside the verified range 1.72.1 to 1.85"
 

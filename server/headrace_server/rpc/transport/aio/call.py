@@ -217,24 +217,21 @@ class AioCall(CallState):
         """Hands request messages over, one by one. Ends by itself when the RPC does: the core ends every read."""
         readable = self._readable = asyncio.Event()
         context = self._context
-        while not self._over:
-            while self._paused:
+        while self.active:
+            while self._paused and self.active:
                 readable.clear()
-                if self._paused and not self._over:
-                    await readable.wait()
-                if self._over:
-                    return
+                await readable.wait()
             try:
                 message = await context.read()
                 if message is grpc.aio.EOF:
-                    # A reset stream reads like one that ended well, and its cancellation comes a moment later. The
-                    # core answers a second read only after it has told of that, and the loop needs a turn to pass it on.
+                    # A reset stream reads like one that ended well, and its cancellation comes a moment later. The core
+                    # answers a second read only after it has told of that; the loop needs a turn to pass it on.
                     await context.read()
                     await asyncio.sleep(0)
                     await asyncio.sleep(0)
             except Exception:  # the RPC is over
                 return
-            if self._over or (self._task is not None and self._task.cancelling()):
+            if self._is_ending():
                 return
             try:
                 if message is grpc.aio.EOF:
@@ -246,6 +243,9 @@ class AioCall(CallState):
             except Exception:
                 self._crashed()
                 return
+
+    def _is_ending(self) -> bool:
+        return self._over or (self._task is not None and self._task.cancelling() > 0)
 
     def _cancelled(self) -> None:
         with self._lock:
@@ -259,7 +259,7 @@ class AioCall(CallState):
         self._run(callbacks)
 
     def _reset_stream(self) -> None:
-        """Ends the RPC with CANCELLED: by its status where the coroutine is free, by a reset where a write is blocked."""
+        """Ends the RPC with CANCELLED: by its status where the coroutine is free, by a reset where a write blocks."""
         if self._context is None:
             return  # it has ended meanwhile
         if not self._writing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 __all__ = ["reset_stream"]
 

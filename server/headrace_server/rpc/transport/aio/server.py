@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -25,6 +25,8 @@ from headrace_server.rpc.transport.refusals import Refusals
 
 __all__ = ["AioServer"]
 
+RpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
 log = logging.getLogger(__name__)
 
 _STALL_PROBE_S = 0.1
@@ -35,7 +37,9 @@ class AioServer:
 
     name = "aio"
 
-    def __init__(self, options: TransportOptions, methods: Sequence[Method], refusals: Refusals, reason: str = "") -> None:
+    def __init__(
+        self, options: TransportOptions, methods: Sequence[Method], refusals: Refusals, reason: str = ""
+    ) -> None:
         self.reason = reason
         self.refusals = refusals
         self.high_water = options.stream_high_water
@@ -143,18 +147,20 @@ class AioServer:
 
     # ---- handlers in grpc.aio's form
 
-    def _find(self, method: str) -> grpc.RpcMethodHandler:
+    def _find(self, method: str) -> RpcHandler:
         return self._handlers.get(method, self._unknown_method)
 
-    def _handler(self, method: Method) -> grpc.RpcMethodHandler:
+    def _handler(self, method: Method) -> RpcHandler:
         async def serve(message: Any, context: Any) -> bytes | None:
             self.active_calls += 1
             try:
                 if self._stopping:
-                    return leave_status(context, self.refusals.draining)
+                    leave_status(context, self.refusals.draining)
+                    return None
                 if self.active_calls > self._options.max_concurrent_calls:
                     self.refused_calls += 1
-                    return leave_status(context, self.refusals.overloaded)
+                    leave_status(context, self.refusals.overloaded)
+                    return None
                 call = AioCall(self, method, context)
                 if not method.kind.streams_requests:
                     call.message = message
@@ -162,14 +168,14 @@ class AioServer:
             finally:
                 self.active_calls -= 1
 
-        handler: grpc.RpcMethodHandler = _WRAP[method.kind](serve)
+        handler: RpcHandler = _WRAP[method.kind](serve)
         return handler
 
-    def _unknown_method_handler(self) -> grpc.RpcMethodHandler:
+    def _unknown_method_handler(self) -> RpcHandler:
         async def serve(messages: Any, context: Any) -> None:
             leave_status(context, self.refusals.unknown_method)
 
-        handler: grpc.RpcMethodHandler = grpc.stream_stream_rpc_method_handler(serve)  # answers before any message
+        handler: RpcHandler = grpc.stream_stream_rpc_method_handler(serve)  # answers before any message
         return handler
 
 
@@ -182,8 +188,8 @@ _WRAP: dict[Kind, Callable[[Any], Any]] = {
 
 
 class _Router(grpc.GenericRpcHandler):
-    def __init__(self, find: Callable[[str], grpc.RpcMethodHandler]) -> None:
+    def __init__(self, find: Callable[[str], RpcHandler]) -> None:
         self._find = find
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> RpcHandler:
         return self._find(handler_call_details.method)

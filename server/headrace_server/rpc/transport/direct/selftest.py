@@ -1,7 +1,7 @@
 """Whether the direct transport works on the installed grpcio, tried before any real listener opens.
 
-A private API may lose a name, change a signature, or keep both and behave otherwise; so after the names three real calls
-run over a UNIX socket: a unary one, a stream that outruns its queue, and one that the client cancels.
+A private API may lose a name, change a signature, or keep both and behave otherwise; so after the names three real
+calls run over a UNIX socket: a unary one, a stream that outruns its queue, and one that the client cancels.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import logging
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import grpc
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from headrace_server.config import TransportOptions
 from headrace_server.rpc.transport.call import Call, Kind, Method
@@ -23,9 +24,17 @@ __all__ = ["self_test"]
 log = logging.getLogger(__name__)
 
 _NAMES = (
-    "CompletionQueue CompletionType Server StatusCode WriteFlag ReceiveMessageOperation SendMessageOperation "
-    "ReceiveCloseOnServerOperation SendInitialMetadataOperation SendStatusFromServerOperation"
-).split()
+    "CompletionQueue",
+    "CompletionType",
+    "ReceiveCloseOnServerOperation",
+    "ReceiveMessageOperation",
+    "SendInitialMetadataOperation",
+    "SendMessageOperation",
+    "SendStatusFromServerOperation",
+    "Server",
+    "StatusCode",
+    "WriteFlag",
+)
 _TIMEOUT_S = 5.0
 _NUM_MESSAGES = 40
 
@@ -56,8 +65,11 @@ def _try_calls() -> str:
         call.on_cancel(cancelled.set)
         waiting.set()
 
+    def echo(call: Call) -> None:
+        call.reply(call.message)
+
     methods = [
-        Method("/selftest/Echo", Kind.UNARY, lambda call: call.reply(call.message)),
+        Method("/selftest/Echo", Kind.UNARY, echo),
         Method("/selftest/Count", Kind.SERVER_STREAM, count),
         Method("/selftest/Wait", Kind.UNARY, wait),
     ]
@@ -66,7 +78,8 @@ def _try_calls() -> str:
         server = DirectServer(TransportOptions(listen=(address,)), methods, Refusals())
         server.start()
         try:
-            with grpc.insecure_channel(address) as channel:
+            with grpc.insecure_channel(address) as opened:
+                channel: Any = opened  # its methods are typed for protobuf's messages
                 if channel.unary_unary("/selftest/Echo")(b"echo", timeout=_TIMEOUT_S) != b"echo":
                     return "its self-test got another answer than it sent"
                 if list(channel.unary_stream("/selftest/Count")(b"x", timeout=_TIMEOUT_S)) != [b"x"] * _NUM_MESSAGES:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from headrace_server.config import TransportOptions
 from headrace_server.rpc.transport.call import Method
@@ -36,7 +36,9 @@ class DirectServer:
 
     name = "direct"
 
-    def __init__(self, options: TransportOptions, methods: Sequence[Method], refusals: Refusals, reason: str = "") -> None:
+    def __init__(
+        self, options: TransportOptions, methods: Sequence[Method], refusals: Refusals, reason: str = ""
+    ) -> None:
         self.reason = reason
         self.refusals = refusals
         self.high_water = options.stream_high_water
@@ -120,7 +122,7 @@ class DirectServer:
     def _bind(self, address: str, secure: bool) -> int:
         target = address.encode()
         if secure and self._credentials is not None:
-            port: int = self._core.add_http2_port(target, self._credentials._credentials)
+            port: int = self._core.add_http2_port(target, self._credentials._credentials)  # type: ignore[attr-defined]
         else:
             port = self._core.add_http2_port(target)
         return port
