@@ -43,7 +43,11 @@ class ThreadBudget:
     each run gets what is left over per worker.
     """
 
-    num_cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    num_cores: int = field(
+        default_factory=lambda: (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
+    )
     num_workers: int = 0  # engine runs in flight per model; 0: one a core
     intra_op_threads: int = 0  # threads inside one run; 0: cores ÷ workers
     kernel_threads: int = 0  # threads a scoring kernel may use; 0: all cores
@@ -52,7 +56,9 @@ class ThreadBudget:
     def __post_init__(self) -> None:
         _require(self.num_cores >= 1, "threads.num_cores", self.num_cores, "at least 1")
         for name in ("num_workers", "intra_op_threads", "kernel_threads", "prepare_threads"):
-            _require(0 <= getattr(self, name) <= 1024, f"threads.{name}", getattr(self, name), "from 0 (chosen) to 1024")
+            _require(
+                0 <= getattr(self, name) <= 1024, f"threads.{name}", getattr(self, name), "from 0 (chosen) to 1024"
+            )
 
     def resolved(self) -> ThreadBudget:
         """The same budget with every 0 replaced by its number."""
@@ -85,8 +91,18 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         base = self.device.split(":", 1)[0]
-        _require(base in ("auto", "cpu", "openvino", "cuda", "tensorrt"), "engine.device", self.device, "one of auto, cpu, openvino, cuda[:n], tensorrt[:n]")
-        _require(self.precision in ("auto", "fp32", "bf16", "fp16", "int8", "fp8", "w8", "w4"), "engine.precision", self.precision, "one of auto, fp32, bf16, fp16, int8, fp8, w8, w4")
+        _require(
+            base in ("auto", "cpu", "openvino", "cuda", "tensorrt"),
+            "engine.device",
+            self.device,
+            "one of auto, cpu, openvino, cuda[:n], tensorrt[:n]",
+        )
+        _require(
+            self.precision in ("auto", "fp32", "bf16", "fp16", "int8", "fp8", "w8", "w4"),
+            "engine.precision",
+            self.precision,
+            "one of auto, fp32, bf16, fp16, int8, fp8, w8, w4",
+        )
         for name in ("num_workers", "intra_op_threads"):
             _require(0 <= getattr(self, name) <= 1024, f"engine.{name}", getattr(self, name), "from 0 (chosen) to 1024")
 
@@ -103,7 +119,9 @@ class BatchPolicy:
 
     def __post_init__(self) -> None:
         _require(1 <= self.max_batch_size <= 65536, "batching.max_batch_size", self.max_batch_size, "from 1 to 65536")
-        _require(1 <= self.max_queue_rows <= 1_000_000, "batching.max_queue_rows", self.max_queue_rows, "from 1 to 1000000")
+        _require(
+            1 <= self.max_queue_rows <= 1_000_000, "batching.max_queue_rows", self.max_queue_rows, "from 1 to 1000000"
+        )
         _require(0 <= self.max_delay_ms <= 1000, "batching.max_delay_ms", self.max_delay_ms, "from 0 to 1000")
         _require(self.max_padding_ratio >= 1, "batching.max_padding_ratio", self.max_padding_ratio, "at least 1")
         _require(1 <= self.length_bucket <= 4096, "batching.length_bucket", self.length_bucket, "from 1 to 4096")
@@ -155,10 +173,29 @@ class TransportOptions:
 
     def __post_init__(self) -> None:
         _require(bool(self.listen), "transport.listen", self.listen, "at least one address")
-        _require(self.transport in ("auto", "direct", "aio"), "transport.transport", self.transport, "one of auto, direct, aio")
-        for name in ("max_message_bytes", "max_concurrent_streams", "max_concurrent_calls", "max_waiting_requests", "stream_high_water", "keepalive_time_ms"):
-            _require(1 <= getattr(self, name) <= 2**31 - 1, f"transport.{name}", getattr(self, name), "from 1 to 2147483647")
-        _require(self.stream_hard_limit > self.stream_high_water, "transport.stream_hard_limit", self.stream_hard_limit, f"more than stream_high_water ({self.stream_high_water})")
+        _require(
+            self.transport in ("auto", "direct", "aio"),
+            "transport.transport",
+            self.transport,
+            "one of auto, direct, aio",
+        )
+        for name in (
+            "max_message_bytes",
+            "max_concurrent_streams",
+            "max_concurrent_calls",
+            "max_waiting_requests",
+            "stream_high_water",
+            "keepalive_time_ms",
+        ):
+            _require(
+                1 <= getattr(self, name) <= 2**31 - 1, f"transport.{name}", getattr(self, name), "from 1 to 2147483647"
+            )
+        _require(
+            self.stream_hard_limit > self.stream_high_water,
+            "transport.stream_hard_limit",
+            self.stream_hard_limit,
+            f"more than stream_high_water ({self.stream_high_water})",
+        )
         _require(self.drain_grace_s >= 0, "transport.drain_grace_s", self.drain_grace_s, "at least 0")
 
 

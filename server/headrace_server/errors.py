@@ -49,7 +49,7 @@ class Reason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One field that is wrong: `field` is its path in the request (`inputs[3].text`), `description` names value and limit."""
+    """One wrong field: `field` is its path in the request (`inputs[3].text`), `description` names value and limit."""
 
     field: str
     description: str

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Iterator
 
 import grpc
-import headrace_client
 import numpy as np
 import pytest
+
+import headrace_client
 from headrace_client import AsyncClient, Client, Image, Raw
 
 SPAM = "Congratulations! You have won $1,000,000. Click here now to claim your free prize, limited offer!!!"

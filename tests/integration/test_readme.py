@@ -37,5 +37,7 @@ def test_readme_shows_a_working_example_in_its_first_thirty_lines() -> None:
 def test_documented_manifest_is_one() -> None:
     from headrace_server.models.manifest import parse_manifest
 
-    (manifest,) = re.findall(r"```toml\n(.*?)```", (_ROOT / "docs" / "models.md").read_text(encoding="utf-8"), re.DOTALL)
+    (manifest,) = re.findall(
+        r"```toml\n(.*?)```", (_ROOT / "docs" / "models.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert parse_manifest(manifest.encode()).features["age"].type == "float"

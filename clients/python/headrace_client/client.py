@@ -59,7 +59,7 @@ class Client:
         self._classification: Any = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._embedding: Any = embedding_pb2_grpc.EmbeddingServiceStub(self._channel)
         self._models: Any = model_service_pb2_grpc.ModelServiceStub(self._channel)
-        self._health = self._channel.unary_unary(HEALTH_METHOD)
+        self._health: Any = self._channel.unary_unary(HEALTH_METHOD)
 
     def __enter__(self) -> Self:
         return self

@@ -16,6 +16,7 @@ HeadraceError
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -157,9 +158,10 @@ _CLASSES: dict[grpc.StatusCode, type[HeadraceError]] = {
 def error_from_rpc(error: grpc.RpcError) -> HeadraceError:
     """The typed error that an RPC's status and its details say."""
     code: grpc.StatusCode = error.code()
-    metadata = {key: value for key, value in error.trailing_metadata() or ()}
+    trailing: Any = error.trailing_metadata() or ()  # the stubs call a pair what is one only by its fields
+    metadata: dict[str, str | bytes] = dict(trailing)
     request_id = metadata.get(_REQUEST_ID_KEY, "")
-    reason, facts, violations, resource, retry_after_s = "", {}, [], None, None
+    reason, facts, violations, resource, retry_after_s = "", dict[str, str](), list[Violation](), None, None
     for detail in _details(metadata.get(_DETAILS_KEY, b"")):
         if isinstance(detail, error_details_pb2.ErrorInfo):
             reason, facts = detail.reason, dict(detail.metadata)
@@ -200,8 +202,7 @@ def _details(packed: bytes | str) -> list[object]:
     found: list[object] = []
     for packed_detail in status.details:
         for kind in _DETAIL_TYPES:
-            if packed_detail.Is(kind.DESCRIPTOR):
-                message = kind()
-                packed_detail.Unpack(message)
+            message = kind()
+            if packed_detail.Unpack(message):
                 found.append(message)
     return found

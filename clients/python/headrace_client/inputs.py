@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -56,8 +56,8 @@ def encode_inputs(inputs: Input | Sequence[Input]) -> list[input_pb2.Input]:
     """One message an input; a lone input is a list of one."""
     lone = (str, bytes, bytearray, memoryview, Image, Raw, Tensors, Mapping)
     if isinstance(inputs, lone) or _is_pair(inputs):
-        return [encode_input(inputs)]  # type: ignore[arg-type]
-    return [encode_input(each) for each in inputs]  # type: ignore[arg-type]
+        return [encode_input(cast(Input, inputs))]
+    return [encode_input(each) for each in inputs]
 
 
 def _is_pair(value: object) -> bool:

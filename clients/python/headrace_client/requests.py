@@ -105,11 +105,12 @@ def embed_request(
     request = embedding_pb2.EmbedRequest(
         model=selector(model, version, label),
         inputs=encode_inputs(inputs),
-        normalize=normalize,
         dimensions=dimensions,
         vector_type=_VECTOR_TYPES[vector_type],
         truncation=_truncation(truncate, truncation_side),
     )
+    if normalize is not None:
+        request.normalize = normalize
     if prompt_name:
         request.prompt_name = prompt_name
     elif prompt:

@@ -193,7 +193,8 @@ def _serialized(
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
-    return status.SerializeToString()
+    serialized: bytes = status.SerializeToString()
+    return serialized
 
 
 def _bad_request(violations: Sequence[Violation]) -> Message:

@@ -41,7 +41,7 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a call ends: a gRPC status code number (0 is OK), a message, and serialized google.rpc.Status details if any."""
+    """How a call ends: a gRPC status code number (0 is OK), a message, and a serialized google.rpc.Status if any."""
 
     code: int = 0
     message: str = ""
