@@ -63,6 +63,7 @@ def extensions() -> list[Extension]:
             "initializedcheck": debug,
             "cdivision": True,
             "embedsignature": True,
+            "show_performance_hints": False,  # a debug build checks bounds because it is told to
         },
     )
 

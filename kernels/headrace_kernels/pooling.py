@@ -23,7 +23,7 @@ def mean_pool(hidden: NDArray[np.float32], mask: Mask) -> NDArray[np.float32]:
     """Mean of each sequence's kept tokens, f32[b, d].
 
     raises   DtypeError, ShapeError; NotFiniteError for a sequence whose kept tokens are not finite, or sum past f32
-    limits   accumulates in f32: relative to mean |x|, at most (tokens / 4 + 4) * 2^-24 off
+    limits   accumulates in f32: relative to mean |x|, at most (tokens / 4 + 6) * 2^-24 off
     """
     return _mean(hidden, mask, normalize=False)
 

@@ -1,0 +1,57 @@
+#include "vector_portable.h"
+
+typedef double d8 __attribute__((vector_size(64)));
+typedef float f8 __attribute__((vector_size(32)));
+
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi" /* wide vectors are passed within this file alone */
+#endif
+
+INLINE d8 d8_zero(void) { return (d8){0}; }
+INLINE d8 d8_add_products(d8 sums, const float *x, const double *y) {
+    f8 xs;
+    d8 ys;
+    memcpy(&xs, x, sizeof xs);
+    memcpy(&ys, y, sizeof ys);
+    return sums + __builtin_convertvector(xs, d8) * ys;
+}
+INLINE float d8_score(d8 s) { return (float)(((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))); }
+INLINE void d8_score4(d8 a, d8 b, d8 c, d8 d, float *out) {
+    out[0] = d8_score(a);
+    out[1] = d8_score(b);
+    out[2] = d8_score(c);
+    out[3] = d8_score(d);
+}
+
+INLINE void fill_panel(const float *rows, ptrdiff_t stride, float *panel) {
+    for (ptrdiff_t r = 0; r < 2 * LANES; ++r)
+        for (ptrdiff_t j = 0; j < stride; ++j) panel[j * 2 * LANES + r] = rows[r * stride + j];
+}
+
+#include "scan_body.h"
+
+static void scan_codes(const hr_items *items, const hr_code_query *query, ptrdiff_t first, ptrdiff_t last,
+                       hr_best *best) {
+    for (ptrdiff_t block = first; block < last; ++block) {
+        const uint8_t *codes = items->blocks + block * block_bytes(items);
+        const float *scales = (const float *)(codes + 64 * items->num_quads);
+        int32_t high[SCAN_BLOCK], low[SCAN_BLOCK];
+        float values[SCAN_BLOCK];
+        for (int r = 0; r < SCAN_BLOCK; ++r) {
+            high[r] = query->high_bias;
+            low[r] = query->low_bias;
+        }
+        for (ptrdiff_t j = 0; j < items->num_quads; ++j, codes += 64)
+            for (int r = 0; r < SCAN_BLOCK; ++r)
+                for (int e = 0; e < 4; ++e) {
+                    high[r] += codes[r * 4 + e] * query->high[j * 4 + e];
+                    low[r] += codes[r * 4 + e] * query->low[j * 4 + e];
+                }
+        for (int r = 0; r < SCAN_BLOCK; ++r)
+            values[r] = scales[r] * ((float)high[r] + (float)low[r] * (1.0f / 254.0f) + query->slack);
+        const unsigned mask = reaching(values, best->threshold);
+        if (mask) hr_best_push(best, block * SCAN_BLOCK, values, mask);
+    }
+}
+
+const hr_scan hr_scan_portable = {"portable", scan_rows, gather_rows, scan_tiles, scan_codes, NULL, 0};
