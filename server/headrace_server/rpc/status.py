@@ -93,6 +93,12 @@ CODES = MappingProxyType(
         Reason.MODEL_INVALID: Code.FAILED_PRECONDITION,
         Reason.DEVICE_UNAVAILABLE: Code.FAILED_PRECONDITION,
         Reason.CONFIG_INVALID: Code.FAILED_PRECONDITION,
+        # Reads go on; writes do once an operator makes room. No RetryInfo travels with it.
+        Reason.STORAGE_FULL: Code.RESOURCE_EXHAUSTED,
+        Reason.STORAGE_CORRUPT: Code.DATA_LOSS,
+        # A store whose disk failed refuses writes until an operator acts: nothing to retry.
+        Reason.STORAGE_FAILED: Code.FAILED_PRECONDITION,
+        Reason.STORAGE_LOCKED: Code.FAILED_PRECONDITION,
         Reason.INTERNAL: Code.INTERNAL,
     }
 )

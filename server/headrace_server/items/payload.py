@@ -1,0 +1,91 @@
+"""Payloads: JSON objects, and what stands in their declared fields."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from headrace_server.items.catalog import FieldSpec, FieldType
+
+__all__ = ["FieldValue", "PayloadError", "field_values", "select_fields"]
+
+FieldValue = str | int | float | tuple[str, ...] | None
+"""Of a declared field: text, whole number, double, 0 or 1 for a truth value, texts; None where absent or null."""
+
+_DECODER = msgspec.json.Decoder(dict[str, object])
+_MAX_EXACT = 2**53  # beyond it a double does not say which whole number was meant
+
+
+class PayloadError(ValueError):
+    """A payload that is refused; the text says why, for the caller."""
+
+
+def field_values(payload: str | None, fields: Sequence[FieldSpec], max_bytes: int) -> tuple[FieldValue, ...]:
+    """The values of the declared `fields`, in their order. Raises PayloadError where the payload is refused."""
+    if payload is None:
+        return (None,) * len(fields)
+    try:
+        encoded = payload.encode()
+    except UnicodeEncodeError:
+        raise PayloadError("not UTF-8") from None
+    if len(encoded) > max_bytes:
+        raise PayloadError(f"{len(encoded)} bytes, at most {max_bytes}")
+    try:
+        decoded = _DECODER.decode(encoded)
+    except msgspec.ValidationError as error:
+        raise PayloadError(f"not a JSON object: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PayloadError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise PayloadError("nested too deeply") from None
+    return tuple(_typed(field, decoded.get(field.name)) for field in fields)
+
+
+def select_fields(payload: str, names: Sequence[str]) -> str:
+    """The payload with only these fields at its top level, in its own order."""
+    decoded = json.loads(payload)
+    return json.dumps({name: decoded[name] for name in decoded if name in names}, ensure_ascii=False)
+
+
+def _typed(field: FieldSpec, value: object) -> FieldValue:
+    if value is None:
+        return None
+    match field.type, value:
+        case FieldType.BOOLEAN, bool():
+            return int(value)
+        case _, bool():
+            pass
+        case FieldType.STRING, str():
+            return value
+        case FieldType.INTEGER, int() if -(2**63) <= value < 2**63:
+            return value
+        case FieldType.INTEGER, float() if value.is_integer() and abs(value) <= _MAX_EXACT:
+            return int(value)
+        case FieldType.NUMBER, int() | float():
+            try:
+                number = float(value) + 0.0  # -0.0 and 0.0 are one value, in the file too
+            except OverflowError:
+                number = math.inf
+            if math.isfinite(number):
+                return number
+        case FieldType.STRING_LIST, list():
+            if all(isinstance(text, str) for text in value):
+                return tuple(value)
+    raise PayloadError(f"field {field.name!r} is {_named(value)}, declared as {field.type.value}")
+
+
+def _named(value: object) -> str:
+    match value:
+        case bool():
+            return "a truth value"
+        case str():
+            return "a text"
+        case int() | float():
+            return f"the number {value!r}"[:60]
+        case list():
+            return "a list"
+        case _:
+            return "an object"
