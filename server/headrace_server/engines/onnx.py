@@ -17,6 +17,7 @@ from typing import Any
 
 from headrace_server.engines.base import Array, EngineInfo
 from headrace_server.engines.devices import device_unavailable
+from headrace_server.engines.heap import trim_heap
 from headrace_server.engines.onnx_types import GraphTensor, check_feeds, graph_tensor, map_matrix, shapes_disagree
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.signature import TensorSpec
@@ -204,6 +205,7 @@ class OnnxEngine:
             raise ServingError(
                 Reason.MODEL_INVALID, f"{graph.name} cannot be served: {fault}", detail=str(error)
             ) from error
+        trim_heap()
         session.disable_fallback()  # a failing run must fail, not rebuild the session on another device
         return session
 

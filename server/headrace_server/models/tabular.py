@@ -68,7 +68,7 @@ class TabularReader:
         """
         rows = []
         for index, given in enumerate(inputs, first):
-            where = f"{field}[{index}].features"
+            where = f"{field}[{index}].features.values"
             if isinstance(given, TextInput) and self._text_column and given.pair is None:
                 check_text(given.text, f"{field}[{index}].text", self.limits.max_text_bytes)
                 given = FeaturesInput({self._text_column: given.text})
@@ -87,7 +87,7 @@ class TabularReader:
         for name in given.values:
             if name not in known:
                 raise invalid_input(
-                    f"{where}[{name}]", f"no column of this model, the nearest is {nearest(name, sorted(known))!r}"
+                    f'{where}["{name}"]', f"no column of this model, the nearest is {nearest(name, sorted(known))!r}"
                 )
         cells: dict[str, list[Any]] = {spec.name: [] for spec in self.specs}
         for column in self.columns:
@@ -95,11 +95,11 @@ class TabularReader:
             if value is None:
                 if column.default is None:
                     raise invalid_input(
-                        f"{where}[{column.name}]", f"missing, this column is required ({_EXPECTED[column.type]})"
+                        f'{where}["{column.name}"]', f"missing, this column is required ({_EXPECTED[column.type]})"
                     )
                 cells[column.input].append(column.default)
             else:
-                cells[column.input].append(self._value(value, column, f"{where}[{column.name}]"))
+                cells[column.input].append(self._value(value, column, f'{where}["{column.name}"]'))
         arrays = {}
         for spec in self.specs:
             row = np.array(cells[spec.name], dtype=object if spec.dtype == "string" else spec.dtype)

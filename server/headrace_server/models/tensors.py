@@ -42,14 +42,14 @@ class TensorReader:
             where = f"{field}[{index}]"
             if not isinstance(given, TensorsInput):
                 raise refuse_kind(where, given, self.kinds)
-            arrays = _check_names(self.specs, given.tensors, f"{where}.tensors")
+            arrays = _check_names(self.specs, given.tensors, f"{where}.tensors.tensors")
             for spec in self.specs:
                 if not spec.shape:
                     raise ServingError(
                         Reason.UNSUPPORTED, f"input {spec.name} has no batch axis: ask this model through Infer"
                     )
                 arrays[spec.name] = check_tensor(
-                    arrays[spec.name], spec, spec.shape[1:], f"{where}.tensors[{spec.name}]"
+                    arrays[spec.name], spec, spec.shape[1:], f'{where}.tensors.tensors["{spec.name}"]'
                 )
             rows.append(Row(arrays, shape_key=("tensors", *(arrays[spec.name].shape for spec in self.specs))))
         return rows
@@ -61,10 +61,10 @@ class TensorReader:
 def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Any], *, field: str = "inputs") -> dict[str, Array]:
     """The feeds of one whole run, batch axis included, each as the graph wants it.
 
-    raises  INVALID_INPUT naming `{field}[NAME]`
+    raises  INVALID_INPUT naming `{field}["NAME"]`
     """
     arrays = _check_names(specs, feeds, field)
-    return {spec.name: check_tensor(arrays[spec.name], spec, spec.shape, f"{field}[{spec.name}]") for spec in specs}
+    return {spec.name: check_tensor(arrays[spec.name], spec, spec.shape, f'{field}["{spec.name}"]') for spec in specs}
 
 
 def check_tensor(array: Array, spec: TensorSpec, shape: tuple[int, ...], where: str) -> Array:
@@ -98,10 +98,12 @@ def _check_names(specs: Sequence[TensorSpec], given: Mapping[str, Any], where: s
     names = [spec.name for spec in specs]
     for name in given:
         if name not in names:
-            raise invalid_input(f"{where}[{name}]", f"no input of this model, the nearest is {nearest(name, names)!r}")
+            raise invalid_input(
+                f'{where}["{name}"]', f"no input of this model, the nearest is {nearest(name, names)!r}"
+            )
     for name in names:
         if name not in given:
-            raise invalid_input(f"{where}[{name}]", f"missing, this model needs {', '.join(names)}")
+            raise invalid_input(f'{where}["{name}"]', f"missing, this model needs {', '.join(names)}")
     return {name: np.asarray(given[name]) for name in names}
 
 

@@ -20,6 +20,8 @@ __all__ = ["TEXT_INPUTS", "Pairs", "TextReader", "check_text"]
 
 Pairs = Literal["refused", "allowed", "required"]
 
+_TEXT, _PAIR = frozenset({"text"}), frozenset({"text_pair"})
+
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
@@ -45,7 +47,8 @@ class TextReader:
 
     @property
     def kinds(self) -> frozenset[str]:
-        return frozenset({"text"})
+        """Texts, pairs of texts, or either."""
+        return {"refused": _TEXT, "allowed": _TEXT | _PAIR, "required": _PAIR}[self.pairs]
 
     def prepare(
         self, inputs: Sequence[Input], options: PrepareOptions, *, field: str = "inputs", first: int = 0

@@ -19,7 +19,7 @@ def test_good_and_broken_versions_are_reported_side_by_side(tmp_path: Path) -> N
     write_folder(tmp_path / "junk", text__txt="x")
     report = inspect_folder(tmp_path)
     found = {(item.name, item.version): item for item in report.versions}
-    assert found["sentiment", "1"].pipeline == "text → tokens (at most 16) → logits → 3 labels"
+    assert found["sentiment", "1"].pipeline == "text or text_pair → tokens (at most 16) → logits → 3 labels"
     assert found["sentiment", "1"].tasks == ("classify", "infer")
     assert "again" in found["sentiment", "2"].problem
     assert found["minilm", "1"].pipeline == "text → tokens (at most 32) → last_hidden_state → a vector of 8"

@@ -81,7 +81,7 @@ def test_imputed_columns_may_be_missing_and_others_may_not(tmp_path: Path) -> No
     missing = answer(model, Task.CLASSIFY, [FeaturesInput({"plan": "plus", "load": None})])["scores"]
     expected = pipeline.predict_proba(np.array([["plus", np.nan, np.nan]], dtype=object))
     np.testing.assert_allclose(missing, expected, atol=1e-5)
-    with refused(Reason.INVALID_INPUT, "inputs[0].features[plan]", "missing", "required"):
+    with refused(Reason.INVALID_INPUT, 'inputs[0].features.values["plan"]', "missing", "required"):
         model.pipelines[Task.CLASSIFY].prepare([FeaturesInput({"load": 1.0})], PrepareOptions())
 
 
@@ -93,16 +93,16 @@ def test_a_category_that_was_never_seen_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"plan": "plus", "lode": 1.0}, ("features[lode]", "nearest is 'load'")),
-        ({"plan": 3}, ("features[plan]", "3", "a text is expected")),
-        ({"plan": "plus", "load": "1.0"}, ("features[load]", "'1.0'", "a number is expected")),
-        ({"plan": "plus", "load": True}, ("features[load]", "True")),
-        ({"plan": "plus", "load": float("nan")}, ("features[load]", "nan", "finite")),
-        ({"plan": "plus", "load": float("inf")}, ("features[load]", "inf", "finite")),
-        ({"plan": "plus", "load": 1e300}, ("features[load]", "1e+300", "from")),
-        ({"plan": "plus", "load": 10**400}, ("features[load]",)),
-        ({"plan": "\ud800"}, ("features[plan]", "surrogate")),
-        ({"plan": "x" * 101}, ("features[plan]", "101 bytes, limit 100")),
+        ({"plan": "plus", "lode": 1.0}, ('features.values["lode"]', "nearest is 'load'")),
+        ({"plan": 3}, ('features.values["plan"]', "3", "a text is expected")),
+        ({"plan": "plus", "load": "1.0"}, ('features.values["load"]', "'1.0'", "a number is expected")),
+        ({"plan": "plus", "load": True}, ('features.values["load"]', "True")),
+        ({"plan": "plus", "load": float("nan")}, ('features.values["load"]', "nan", "finite")),
+        ({"plan": "plus", "load": float("inf")}, ('features.values["load"]', "inf", "finite")),
+        ({"plan": "plus", "load": 1e300}, ('features.values["load"]', "1e+300", "from")),
+        ({"plan": "plus", "load": 10**400}, ('features.values["load"]',)),
+        ({"plan": "\ud800"}, ('features.values["plan"]', "surrogate")),
+        ({"plan": "x" * 101}, ('features.values["plan"]', "101 bytes, limit 100")),
         ({str(at): 1.0 for at in range(11)}, ("inputs[0].features", "11 columns, limit 10")),
     ],
 )
@@ -159,7 +159,7 @@ def test_columns_are_named_by_the_graphs_metadata_or_the_manifest(tmp_path: Path
     prepare = model.pipelines[Task.CLASSIFY].prepare
     (row,) = prepare([FeaturesInput({"age": 3.0, "old": True, "last": 7})], PrepareOptions())
     assert row.arrays["X"].tolist() == [3, 2.5, 1, 7]
-    with refused(Reason.INVALID_INPUT, "features[age]", "3.5", "whole number"):
+    with refused(Reason.INVALID_INPUT, 'features.values["age"]', "3.5", "whole number"):
         prepare([FeaturesInput({"age": 3.5, "old": True, "last": 7})], PrepareOptions())
 
 
@@ -238,9 +238,9 @@ def test_whole_numbers_truth_values_and_doubles_keep_their_type(tmp_path: Path) 
     scores = answer(model, Task.CLASSIFY, [FeaturesInput({"count": 4, "flag": True, "share": 0.25})])["scores"]
     np.testing.assert_allclose(scores[0, 1], 1 / (1 + np.exp(-10.5)), rtol=1e-5)
     for value in (2**63, -(2**63) - 1, 1e30):
-        with refused(Reason.INVALID_INPUT, "features[count]", "from"):
+        with refused(Reason.INVALID_INPUT, 'features.values["count"]', "from"):
             prepare([FeaturesInput({"count": value, "flag": True, "share": 0.5})], PrepareOptions())
-    with refused(Reason.INVALID_INPUT, "features[flag]", "1, true or false"):
+    with refused(Reason.INVALID_INPUT, 'features.values["flag"]', "1, true or false"):
         prepare([FeaturesInput({"count": 4, "flag": 1, "share": 0.5})], PrepareOptions())
 
 

@@ -36,15 +36,15 @@ def test_rows_of_other_shapes_share_no_batch() -> None:
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        ({"x": np.zeros((3, 2))}, ("tensors[x]", "float64, float32 is expected")),
-        ({"x": np.zeros((2, 2), np.float32)}, ("tensors[x]", "shape [2,2], [3,any] is expected")),
-        ({"x": np.zeros(3, np.float32)}, ("tensors[x]", "shape [3]")),
-        ({"x": np.full((3, 2), np.nan, np.float32)}, ("tensors[x]", "nan at [0, 0]", "finite")),
-        ({"x": np.full((3, 2), -np.inf, np.float32)}, ("tensors[x]", "-inf")),
-        ({"s": np.array(3)}, ("tensors[s]", "int64, string is expected")),
-        ({"s": np.array(b"x", dtype=object)}, ("tensors[s]", "bytes")),
-        ({"s": np.array("\ud800", dtype=object)}, ("tensors[s]", "surrogate")),
-        ({"y": np.zeros(1)}, ("tensors[y]", "nearest")),
+        ({"x": np.zeros((3, 2))}, ('tensors["x"]', "float64, float32 is expected")),
+        ({"x": np.zeros((2, 2), np.float32)}, ('tensors["x"]', "shape [2,2], [3,any] is expected")),
+        ({"x": np.zeros(3, np.float32)}, ('tensors["x"]', "shape [3]")),
+        ({"x": np.full((3, 2), np.nan, np.float32)}, ('tensors["x"]', "nan at [0, 0]", "finite")),
+        ({"x": np.full((3, 2), -np.inf, np.float32)}, ('tensors["x"]', "-inf")),
+        ({"s": np.array(3)}, ('tensors["s"]', "int64, string is expected")),
+        ({"s": np.array(b"x", dtype=object)}, ('tensors["s"]', "bytes")),
+        ({"s": np.array("\ud800", dtype=object)}, ('tensors["s"]', "surrogate")),
+        ({"y": np.zeros(1)}, ('tensors["y"]', "nearest")),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(tensors: dict[str, Any], words: tuple[str, ...]) -> None:
@@ -53,12 +53,12 @@ def test_a_tensor_that_does_not_fit_is_named(tensors: dict[str, Any], words: tup
 
 
 def test_a_tensor_that_is_missing_is_named() -> None:
-    with refused(Reason.INVALID_INPUT, "inputs[4].tensors[s]", "missing"):
+    with refused(Reason.INVALID_INPUT, 'inputs[4].tensors.tensors["s"]', "missing"):
         TensorReader(SPECS).prepare([TensorsInput({"x": GOOD["x"]})], PrepareOptions(), first=4)
 
 
 def test_feeds_of_a_whole_run_are_checked_with_their_batch_axis() -> None:
     feeds = check_feeds(SPECS, {"s": np.array(["a"], dtype=object), "x": np.zeros((1, 3, 9), np.float32)})
     assert list(feeds) == ["x", "s"]
-    with refused(Reason.INVALID_INPUT, "inputs[x]", "[any,3,any]"):
+    with refused(Reason.INVALID_INPUT, 'inputs["x"]', "[any,3,any]"):
         check_feeds(SPECS, {"s": np.array(["a"], dtype=object), "x": np.zeros((3, 9), np.float32)})

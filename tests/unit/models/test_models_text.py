@@ -32,7 +32,7 @@ def test_a_sequence_classifier_is_told_by_its_architecture(tmp_path: Path) -> No
     assert model.labels == ("good", "bad", "neutral")
     assert model.format == "huggingface"
     assert model.max_length == 16
-    assert model.input_kinds == {"text", "tensors"}
+    assert model.input_kinds == {"text", "text_pair", "tensors"}
     scores = answer(model, Task.CLASSIFY, [TextInput("the cat"), TextInput("bad film", pair="good dog")])["scores"]
     assert scores.shape == (2, 3)
     np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-6)
