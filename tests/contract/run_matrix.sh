@@ -8,6 +8,7 @@ projects=(pyproject.toml protos/pyproject.toml clients/python/pyproject.toml)
 mkdir -p build/venvs
 "$bin/python" tests/contract/lower_bounds.py "${projects[@]}" --extra cpu > build/venvs/oldest.txt
 sed 's/==.*//' build/venvs/oldest.txt > build/venvs/newest.txt
+printf '%s\n' hypothesis psutil pytest pytest-benchmark pytest-timeout trustme | tee -a build/venvs/oldest.txt >> build/venvs/newest.txt
 
 failed=()
 for end in oldest newest; do
@@ -16,8 +17,7 @@ for end in oldest newest; do
     if [ "$end" = newest ] || ! cmp -s "build/venvs/$end.txt" "$venv/installed.txt"; then
         echo "matrix: installing the $end dependencies"
         "$bin/python" -m venv --clear "$venv"
-        "$venv/bin/python" -m pip --disable-pip-version-check -qq install -r "build/venvs/$end.txt" \
-            hypothesis psutil pytest pytest-benchmark pytest-timeout trustme
+        "$venv/bin/python" -m pip --disable-pip-version-check -qq install -r "build/venvs/$end.txt"
         cp "build/venvs/$end.txt" "$venv/installed.txt"
     fi
     "$venv/bin/python" - "$end" <<'PYTHON'
