@@ -5,8 +5,8 @@
     aio transport   the same handlers on the fallback transport
     grpc.aio        a stock servicer, nothing of ours
 
-Every server parses and serializes a google.protobuf.BytesValue: 95 bytes in, 96 out. The client is C++ with one thread and
-one connection, on the same cores, and compares every answer. Each start is a fresh process; the servers take turns.
+Every server parses and serializes a google.protobuf.BytesValue: 95 bytes in, 96 out. The client is C++ with one thread
+and one connection, on the same cores, and compares every answer. Each start is a fresh process; the servers take turns.
 
 python benchmarks/bench_echo.py [--starts 5] [--seconds 2]
 """

@@ -1,4 +1,4 @@
-"""One echo server of the comparison, in a process of its own: prints its address, then `cpu SECONDS` for each line read.
+"""One echo server of the comparison, in a process of its own: prints its address, then its CPU time for each line read.
 
 python benchmarks/echo_server.py inline | worker | aio | stock
 """

@@ -75,7 +75,7 @@ def test_server_may_cancel_a_call_that_waits(transport_name: str, kind: str) -> 
 
 def check_cancelled_uploads(transport_name: str, num: int) -> None:
     with serving(transport_name) as s:
-        client().call("cancelled_uploads", s.address, num=num)
+        client().call("cancelled_uploads", s.address, num=num, within_s=30 + num / 50)
         ends = s.service.seen("upload", num)
         assert ends == [False] * num  # False: told of the cancellation, and not of an end before it
         s.wait_idle()
@@ -88,18 +88,20 @@ def test_cancelled_upload_is_never_taken_for_a_finished_one(transport_name: str)
 
 @on_both_transports
 @pytest.mark.full
+@pytest.mark.timeout(600)
 def test_cancelled_upload_is_never_taken_for_a_finished_one_20000_times(transport_name: str) -> None:
     check_cancelled_uploads(transport_name, 20_000)
 
 
 def check_storm(transport_name: str, num: int) -> None:
     with serving(transport_name) as s:
-        client().call("cancel_storm", s.address, num=num, width=16)  # what is made once is made now
+        client().call(
+            "cancel_storm", s.address, num=num, width=16, within_s=30 + num / 200
+        )  # what is made once is made now
         s.wait_idle()
-        s.service.forget()
+        assert not s.service.waiting
         before = resident_mb()
-        outcomes = client().call("cancel_storm", s.address, num=num, width=16)
-        s.service.forget()
+        outcomes = client().call("cancel_storm", s.address, num=num, width=16, within_s=30 + num / 200)
         assert set(outcomes) <= {"CANCELLED", "OK"}
         assert sum(outcomes.values()) == num
         s.wait_idle()
@@ -114,7 +116,7 @@ def test_storm_of_cancels_leaves_nothing_behind(transport_name: str) -> None:
 
 @on_both_transports
 @pytest.mark.full
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_storm_of_100000_cancels_leaves_nothing_behind(transport_name: str) -> None:
     check_storm(transport_name, 100_000)
 

@@ -28,6 +28,7 @@ OPTIONS = [
 ]
 TIMEOUT_S = 20
 HANG_S = 28
+LONG = ("hang", "cancel_storm", "cancelled_uploads")
 
 
 def sync_channel(address: str) -> grpc.Channel:
@@ -232,7 +233,7 @@ def cancel_storm(address: str, num: int, width: int) -> dict[str, int]:
 
     With the sync client: the aio one of grpcio 1.72 loses some of its own cancellations.
     """
-    methods = ["HangUnary", "Echo", "EchoLater", "HangServerStream", "CountLater"]
+    methods = ["Wait", "Echo", "EchoLater", "WaitStream", "CountLater"]
     count = json.dumps({"num": 50, "size": 1000}).encode()
     codes: collections.Counter[str] = collections.Counter()
     turn = itertools.count()
@@ -428,7 +429,7 @@ def secure_echo(address: str, authority: str, key: str = "", certificate: str = 
 def main() -> None:
     for line in sys.stdin:
         function, address, arguments = json.loads(line)
-        if function != "hang":
+        if function not in LONG:
             faulthandler.dump_traceback_later(HANG_S)  # where it hangs, to stderr, before it is killed
         try:
             answer = {"result": globals()[function](address, **arguments)}

@@ -24,17 +24,18 @@ class Service:
         self._worker = threading.Thread(target=self._work, daemon=True)
         self._worker.start()
         self.held: list[Call] = []
+        self.waiting: set[Call] = set()
         self.num_replied = 0
 
     def methods(self) -> list[Method]:
         kinds = {
             Kind.UNARY: [
                 self.Echo, self.EchoLater, self.Metadata, self.BadMetadata, self.Fail, self.Crash, self.Double,
-                self.Deadline, self.Stall, self.HangUnary, self.Big,
+                self.Deadline, self.Stall, self.HangUnary, self.Big, self.Wait,
             ],
             Kind.SERVER_STREAM: [
                 self.Count, self.CountLater, self.FailStream, self.CrashStream, self.HangServerStream, self.Flood,
-                self.Heed, self.ResetBlocked,
+                self.Heed, self.ResetBlocked, self.WaitStream,
             ],
             Kind.CLIENT_STREAM: [self.Sum, self.SumLater, self.HangClientStream, self.Upload],
             Kind.BIDI_STREAM: [self.Chat, self.ChatPaused, self.HangBidi, self.CrashOnMessage],
@@ -50,12 +51,6 @@ class Service:
         with self._changed:
             self._changed.wait_for(lambda: len(self._records.get(what, ())) >= count, timeout_s)
             return list(self._records.get(what, ()))
-
-    def forget(self) -> None:
-        """Lets go of every call and record."""
-        self.held.clear()
-        with self._changed:
-            self._records.clear()
 
     def close(self) -> None:
         self._jobs.put(None)
@@ -140,6 +135,14 @@ class Service:
 
     def HangUnary(self, call: Call) -> None:
         self._hang(call, "unary")
+
+    def Wait(self, call: Call) -> None:
+        """Waits for a cancellation, and keeps nothing after it."""
+        self.waiting.add(call)
+        call.on_cancel(lambda: self.waiting.discard(call))
+
+    def WaitStream(self, call: Call) -> None:
+        self.Wait(call)
 
     # ---- response streams
 

@@ -91,9 +91,9 @@ class Client:
         assert "error" not in answer, answer.get("error")
         return answer["result"]
 
-    def call(self, function: str, address: str, **arguments: Any) -> Any:
+    def call(self, function: str, address: str, *, within_s: float = 30, **arguments: Any) -> Any:
         self.begin(function, address, **arguments)
-        return self.result()
+        return self.result(within_s)
 
 
 _clients: list[Client] = []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from headrace_server.rpc.transport.call import Method, Status
+from headrace_server.rpc.transport.call import Metadata, Method, Status
 from headrace_server.rpc.transport.call_state import CallState
 
 if TYPE_CHECKING:
@@ -53,8 +53,10 @@ class Batches(CallState):
 
     def __init__(self, server: DirectServer, event: Any, method: Method | None) -> None:
         self._server = server
-        self._event = event
+        # Not the event itself: it holds the core's call, and whoever keeps this object must not keep that.
         self._native = event.call
+        self._details = event.call_details
+        self.metadata: Metadata = event.invocation_metadata
         self._method = method
         self._lock = threading.Lock()
         self._high_water = server.high_water

@@ -43,18 +43,13 @@ class DirectCall(Batches):
 
     @property
     def method(self) -> str:  # type: ignore[override]
-        name: str = self._method.name if self._method else self._event.call_details.method.decode("utf-8", "replace")
+        name: str = self._method.name if self._method else self._details.method.decode("utf-8", "replace")
         return name
-
-    @property
-    def metadata(self) -> Metadata:
-        metadata: Metadata = self._event.invocation_metadata
-        return metadata
 
     @property
     def deadline(self) -> float | None:
         if self._deadline is None:
-            wall_clock = self._event.call_details.deadline
+            wall_clock = self._details.deadline
             self._deadline = time.monotonic() + wall_clock - time.time() if wall_clock < 1e11 else math.inf
         return None if self._deadline == math.inf else self._deadline
 
