@@ -49,6 +49,9 @@ $(KERNELS): $(KERNEL_SOURCES) $(INSTALLED)
 	@$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 
+.PHONY: FORCE
+FORCE:
+
 build/googleapis: $(INSTALLED)
 	@BIN=$(BIN) bash protos/buf.sh copy
 
