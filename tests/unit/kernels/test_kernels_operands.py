@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import headrace_kernels as kernels
-from headrace_kernels import reference
+from headrace_kernels import _operands, reference
 
 Kernel = Callable[[Any], Any]
 
@@ -168,6 +168,15 @@ def test_a_row_gives_the_same_bits_alone_or_among_others(name: str, rng: np.rand
             assert same(alone, tuple(part[row : row + 1] for part in together))
         else:
             assert same(alone, together[row : row + 1])
+
+
+def test_native_code_is_given_aligned_memory_and_no_needless_copy(rng: np.random.Generator) -> None:
+    # x86 forgives an unaligned float, another machine or a sanitizer does not.
+    x = sample("softmax", rng)
+    raw = np.zeros(x.nbytes + 1, dtype=np.uint8)[1:].view(np.float32).reshape(x.shape)
+    assert not raw.flags.aligned
+    assert _operands.as_f32("x", raw, 2).flags.aligned
+    assert _operands.as_f32("x", x, 2) is x
 
 
 def test_the_gil_is_released_while_a_kernel_works(rng: np.random.Generator) -> None:
