@@ -207,3 +207,14 @@ def test_every_call_is_counted_once(transport_name: str) -> None:
         name = "/headrace.v1.ClassificationService/Classify"
         assert s.observer.started == [name] * 6
         assert s.observer.ended == [(name, "m", 0)] * 5 + [(name, "", 3)]
+
+
+@on_both_transports
+def test_refusal_by_the_transport_itself_carries_a_request_id(transport_name: str) -> None:
+    with services(transport_name, OwnJob()) as s:
+        nowhere = s.channel.unary_unary("/headrace.v1.NoSuchService/Nothing")
+        with pytest.raises(grpc.RpcError) as failed:
+            nowhere(b"", timeout=TIMEOUT_S, metadata=[("x-request-id", "r-7")])
+    assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert dict(failed.value.trailing_metadata())["headrace-request-id"] == "r-7"
+    assert details_of(failed.value)["ErrorInfo"].reason == "UNSUPPORTED"

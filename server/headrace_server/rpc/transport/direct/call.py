@@ -37,6 +37,7 @@ class DirectCall(Batches):
                 self._read()
 
     def refuse(self, status: Status) -> None:
+        self.set_trailing_metadata(self._server.refusals.trailing(self.metadata))
         self.abort(status)
 
     # ---- what the client sent
