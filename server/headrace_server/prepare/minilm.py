@@ -19,7 +19,6 @@ __all__ = ["MAX_TOKENS", "RECIPES", "build_fp32", "build_int8", "read_weights", 
 MAX_TOKENS = 256  # what sentence_bert_config.json says the model was trained to read
 
 _LAYOUT = ("config.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
-_TOKENIZER = ("special_tokens_map.json", "tokenizer_config.json")
 _SENTENCES = "128 sentences of Python's standard library documentation"
 _TEST = "`pytest tests/integration -k minilm`, which fails where a figure does not hold"
 
@@ -42,7 +41,7 @@ def build_fp32(folder: Path, open_package: OpenPackage) -> None:
         made=(
             "`model.safetensors` (sentence-transformers/all-MiniLM-L6-v2) was written as an ONNX graph: opset 17, "
             "standard operators only, every value unchanged in fp32.",
-            "`tokenizer.json` was copied; its fixed padding to 128 was removed and its truncation set to 256 tokens.",
+            "The tokenizer was copied; its fixed padding to 128 was removed and its truncation set to 256 tokens.",
         ),
         measures=(
             Measure("largest difference to a NumPy forward pass in f64", "8 texts, pooled vectors", "< 1e-5"),
@@ -93,8 +92,9 @@ def write_tokenizer(folder: Path, archive: Archive, *, max_tokens: int) -> None:
     tokenizer["padding"] = None
     tokenizer["truncation"] = {"direction": "Right", "max_length": max_tokens, "strategy": "LongestFirst", "stride": 0}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
-    for name in _TOKENIZER:
-        (folder / name).write_bytes(archive.read(name))
+    settings = json.loads(archive.read("tokenizer_config.json")) | {"model_max_length": max_tokens}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "special_tokens_map.json").write_bytes(archive.read("special_tokens_map.json"))
 
 
 def _write_layout(folder: Path, archive: Archive) -> None:

@@ -69,7 +69,7 @@ def train_spam(
     """Train the head, write it to `output` and return it with its held-out figures.
 
     models     the demo repository: minilm/1 in it turns texts into vectors, as it will when served
-    cache      where the corpus, fetched with npm, and the vectors are kept; vectors take about ten minutes on two cores
+    cache      where the corpus, fetched with npm, and the vectors are kept; those take twenty minutes on two cores
     max_mails  train and test on this many mails alone; 0: on all
     raises     PrepareError where the encoder or the corpus is missing
     """
