@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from headrace_server.items.catalog import FieldSpec, FieldType
 from headrace_server.items.filter import AllOf, AnyOf, Equals, Exists, Filter, In, Not, Range, leaf_field
@@ -19,11 +20,11 @@ def column_name(index: int) -> str:
 
 @dataclass(slots=True)
 class SqlCondition:
-    """An expression that is 0 or 1, never NULL; what it binds; and the sets behind its functions of one argument."""
+    """An expression that is 0 or 1, never NULL; what it binds; and its functions of one argument by name."""
 
     text: str = ""
     parameters: list[str | int | float] = field(default_factory=list)
-    sets: dict[str, frozenset[float]] = field(default_factory=dict)
+    functions: dict[str, Callable[[Any], bool]] = field(default_factory=dict)
 
 
 def sql_condition(condition: Filter, fields: Sequence[FieldSpec]) -> SqlCondition:
@@ -61,18 +62,14 @@ def _among(column: str, kind: FieldType, values: Sequence[str | int | float], ou
     if len(values) == 1 and kind is not FieldType.STRING_LIST:
         out.parameters.append(values[0])
         return f"({column} IS NOT NULL AND {column} = ?)"
-    if kind is FieldType.NUMBER:
-        # As JSON they would be read again by SQLite, whose reading of decimals is not always the nearest double.
-        name = f"among{len(out.sets)}"
-        out.sets[name] = frozenset(float(value) for value in values)
-        return f"({column} IS NOT NULL AND {name}({column}))"
-    out.parameters.append(json.dumps([int(value) if isinstance(value, bool) else value for value in values]))
-    if kind is FieldType.STRING_LIST:
-        return (
-            f"({column} IS NOT NULL AND EXISTS (SELECT 1 FROM json_each({column}) AS held"
-            " WHERE held.value IN (SELECT value FROM json_each(?))))"
-        )
-    return f"({column} IS NOT NULL AND {column} IN (SELECT value FROM json_each(?)))"
+    # Sets stay in Python. Handed over as JSON, SQLite would read them again in its own way: decimals not always as the
+    # nearest double, texts only up to a NUL.
+    wanted = frozenset(values)
+    name = f"among{len(out.functions)}"
+    out.functions[name] = (
+        (lambda held: not wanted.isdisjoint(json.loads(held))) if kind is FieldType.STRING_LIST else wanted.__contains__
+    )
+    return f"({column} IS NOT NULL AND {name}({column}))"
 
 
 def _balanced(parts: Sequence[str], operator: str, of_none: str) -> str:

@@ -1,0 +1,174 @@
+"""One catalog, open: its file, its index, the thread that writes it; and what is read of it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace_server.errors import Reason, ServingError
+from headrace_server.items.batch import Item
+from headrace_server.items.catalog import CatalogInfo, CatalogSpec
+from headrace_server.items.compaction import Compactor
+from headrace_server.items.database import Database
+from headrace_server.items.faults import corrupt
+from headrace_server.items.filter import Filter, check_filter
+from headrace_server.items.filter_sql import SqlCondition, sql_condition
+from headrace_server.items.index import ItemIndex
+from headrace_server.items.loading import read_rows
+from headrace_server.items.payload import select_fields
+from headrace_server.items.scanner import Scanner
+from headrace_server.items.writer import Writer
+
+__all__ = ["GetResult", "ItemFields", "OpenCatalog", "ScanPage"]
+
+SCAN_PAGE_ITEMS = 1000
+_READ_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemFields:
+    """What is read of an item besides its id; of the payload only `payload_fields`, () for all."""
+
+    vector: bool = False
+    payload: bool = False
+    payload_fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetResult:
+    """Items in the order asked for, and the ids that are not there."""
+
+    items: tuple[Item, ...]
+    missing_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanPage:
+    """At most 1000 items in order of id, as of `revision`."""
+
+    items: tuple[Item, ...]
+    revision: int
+
+
+class OpenCatalog:
+    """A catalog's file and index, under the name that it has at the moment.
+
+    raises  ServingError STORAGE_CORRUPT where the file is not what was written
+    """
+
+    def __init__(self, path: Path, name: str, scanner: Scanner, compactor: Compactor) -> None:
+        self.database = Database(path, f"catalog {name!r}")
+        try:
+            try:
+                self.spec = CatalogSpec.from_json(name, self.database.spec_json)
+            except (KeyError, ValueError, TypeError, ServingError) as error:
+                raise corrupt(self.database.what, f"spec: {error!r}") from None
+            self.index = ItemIndex(self.spec, scanner)
+            rows = read_rows(self.database, self.spec, self.index.vocabulary)
+            try:
+                self.index.load(rows, self.database.state.revision)
+            except ValueError as error:
+                raise corrupt(self.database.what, str(error)) from None
+        except ServingError as error:
+            self.database.close(error)
+            raise
+        self.writer = Writer(self.database, self.index, self.spec, on_change=lambda: compactor.offer(self.index))
+
+    def rename(self, name: str) -> None:
+        """The name that it has from now on."""
+        self.spec = replace(self.spec, name=name)
+        self.database.what = f"catalog {name!r}"
+        self.writer.name = name
+
+    def info(self, name: str) -> CatalogInfo:
+        """How it stands, under the name by which it was asked for."""
+        state, snapshot = self.database.state, self.index.snapshot
+        return CatalogInfo(
+            spec=replace(self.spec, name=name),
+            num_items=state.num_items,
+            revision=state.revision,
+            indexed_revision=snapshot.revision,
+            disk_bytes=self.database.disk_bytes,
+            memory_bytes=snapshot.memory_bytes,
+            create_time_ns=state.created_ns,
+            update_time_ns=state.updated_ns,
+        )
+
+    def get(self, ids: Sequence[str], fields: ItemFields) -> GetResult:
+        """Those of `ids` that are there, each as it is on disk now."""
+        _, sequences = self.index.snapshot.find(ids)
+        items = self.items_at(ids, sequences, fields)
+        missing = tuple(id_ for id_, item in zip(ids, items, strict=True) if item is None)
+        return GetResult(items=tuple(item for item in items if item is not None), missing_ids=missing)
+
+    def items_at(self, ids: Sequence[str], sequences: NDArray[np.int64], fields: ItemFields) -> list[Item | None]:
+        """The items of these ids and sequences (hits of a search); None for one that is gone since."""
+        if not (fields.vector or fields.payload):
+            return [Item(id=id_) if sequence >= 0 else None for id_, sequence in zip(ids, sequences, strict=True)]
+        wanted = np.unique(sequences[sequences >= 0]).tolist()
+        held: dict[int, Item] = {}
+        with self.database.reader() as connection:
+            for start in range(0, len(wanted), _READ_AT_ONCE):
+                for row in _rows_at(connection, wanted[start : start + _READ_AT_ONCE]):
+                    held[row[0]] = self._item(row, fields)
+        return [held.get(sequence) for sequence in sequences.tolist()]
+
+    def scan(self, condition: Filter | None, fields: ItemFields, after_id: str) -> Iterator[ScanPage]:
+        """All items that pass, in order of id from behind `after_id`, as of one revision; no page where there are none.
+
+        raises  ServingError INVALID_INPUT at once where the filter is wrong
+        """
+        checked = None if condition is None else check_filter(condition, self.spec.fields)
+        return self._scan(
+            SqlCondition("1") if checked is None else sql_condition(checked, self.spec.fields), fields, after_id
+        )
+
+    def _scan(self, condition: SqlCondition, fields: ItemFields, after_id: str) -> Iterator[ScanPage]:
+        with self.database.reader() as connection:
+            # What a connection reads inside one transaction is as of one revision, whatever is written meanwhile.
+            connection.execute("BEGIN")
+            try:
+                revision = self.database.read_state(connection).revision
+                for name, function in condition.functions.items():
+                    connection.create_function(name, 1, function, deterministic=True)
+                # Only ids are sorted, not whole rows, and by SQLite, so that other threads go on.
+                passing = connection.execute(
+                    f"SELECT sequence FROM items WHERE {condition.text} AND id > ? ORDER BY id",
+                    (*condition.parameters, after_id),
+                )
+                while page := passing.fetchmany(SCAN_PAGE_ITEMS):
+                    order = [sequence for (sequence,) in page]
+                    held = {}
+                    for start in range(0, len(order), _READ_AT_ONCE):
+                        for row in _rows_at(connection, order[start : start + _READ_AT_ONCE]):
+                            held[row[0]] = self._item(row, fields)
+                    yield ScanPage(items=tuple(held[sequence] for sequence in order), revision=revision)
+            finally:
+                connection.execute("ROLLBACK")
+
+    def _item(self, row: tuple[Any, ...], fields: ItemFields) -> Item:
+        self.database.check_row(row)
+        vector = np.frombuffer(row[2], dtype="<f4").astype(np.float32, copy=False) if fields.vector else None
+        payload = row[3] if fields.payload else None
+        if payload is not None and fields.payload_fields:
+            payload = select_fields(payload, fields.payload_fields)
+        return Item(id=row[1], vector=vector, payload=payload)
+
+    def close(self, error: ServingError | None = None) -> None:
+        """Writes what waits, refuses what comes (with `error`), and closes the file."""
+        refusal = error or ServingError(Reason.SHUTTING_DOWN, "the server is shutting down")
+        self.writer.close(refusal)
+        self.database.close(refusal)
+
+
+def _rows_at(connection: sqlite3.Connection, sequences: Sequence[int]) -> list[tuple[Any, ...]]:
+    return connection.execute(
+        "SELECT * FROM items WHERE sequence IN (SELECT value FROM json_each(?))", (json.dumps(list(sequences)),)
+    ).fetchall()
