@@ -7,6 +7,8 @@
     similarity    cosine_matrix, cosine_pairs, dot_matrix, dot_pairs,         f32[m, d], f32[n, d] -> f32[m, n]
                   normalize_rows
     quantization  quantize_int8, to_float16                                   f32[n, d] -> i8[n, d], f32[n]
+    packing       pack_items                                                  f32[n, d] -> PackedItems
+    scan          scan_topk                                                   items, f32[q, d] -> as topk
 
 Each function checks its arguments here in Python and then runs without the GIL, in the variant that `isa()` names:
 
@@ -21,15 +23,19 @@ from __future__ import annotations
 from headrace_kernels._dispatch import isa, variants
 from headrace_kernels.activation import sigmoid, softmax
 from headrace_kernels.errors import DtypeError, NotFiniteError, ShapeError
+from headrace_kernels.packing import PackedItems, pack_items
 from headrace_kernels.pooling import cls_pool, last_token_pool, max_pool, mean_pool, mean_pool_normalize
 from headrace_kernels.quantization import quantize_int8, to_float16
+from headrace_kernels.scan import ScanReport, scan_topk
 from headrace_kernels.selection import Ranking, softmax_topk, topk
 from headrace_kernels.similarity import cosine_matrix, cosine_pairs, dot_matrix, dot_pairs, normalize_rows
 
 __all__ = [
     "DtypeError",
     "NotFiniteError",
+    "PackedItems",
     "Ranking",
+    "ScanReport",
     "ShapeError",
     "cls_pool",
     "cosine_matrix",
@@ -42,7 +48,9 @@ __all__ = [
     "mean_pool",
     "mean_pool_normalize",
     "normalize_rows",
+    "pack_items",
     "quantize_int8",
+    "scan_topk",
     "sigmoid",
     "softmax",
     "softmax_topk",

@@ -3,7 +3,7 @@
         import ──▶ HEADRACE_KERNELS_ISA set? ──yes──▶ that one, or ImportError
                           │ no
                           ▼
-                   CPUID + XGETBV: avx512 ▷ avx2 ▷ portable ──▶ one table of functions for the whole process
+                   CPUID + XGETBV: the widest ──▶ one table of functions for the whole process
 
 This is the one environment variable that a kernel reads.
 """

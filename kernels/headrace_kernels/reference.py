@@ -1,10 +1,13 @@
 """The kernels in plain NumPy, taken in f64: what each answer is, said as shortly as it can be.
 
 They take the arguments of their namesakes and answer in the same shapes and dtypes, but check nothing. A kernel may
-differ from them by its stated bound; top-k ranks the very f32 values it is given, so it may not differ at all.
+differ from them by its stated bound; top-k ranks the very f32 values it is given, so it may not differ at all, and
+no more may a scan, whose scores are added up in a fixed order.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +23,9 @@ __all__ = [
     "mean_pool",
     "mean_pool_normalize",
     "normalize_rows",
+    "pack_items",
     "quantize_int8",
+    "scan_topk",
     "sigmoid",
     "softmax",
     "softmax_topk",
@@ -30,7 +35,9 @@ __all__ = [
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-Ranking = tuple[NDArray[np.int64], Floats, NDArray[np.int64]]
+Indices = NDArray[np.int64]
+Ranking = tuple[Indices, Floats, Indices]
+Packed = tuple[Floats, str]
 
 
 def softmax(logits: Floats) -> Floats:
@@ -131,6 +138,46 @@ def to_float16(x: Floats) -> NDArray[np.float16]:
     return x.astype(np.float16)
 
 
+def pack_items(vectors: Floats, *, metric: str = "dot", int8: bool = True) -> Packed:
+    """The rows as they are scored, with the metric; int8 changes nothing that can be seen."""
+    return (_unit_in_order(vectors) if metric == "cosine" else vectors), metric
+
+
+def scan_topk(
+    items: Packed,
+    queries: Floats,
+    k: int,
+    *,
+    exclude: Indices | Sequence[Indices | None] | None = None,
+    allow: Indices | NDArray[np.bool_] | None = None,
+    min_score: float | None = None,
+) -> Ranking:
+    """A stable sort of all scores of each query, cut at k; rows that may not be answered are left out of it."""
+    rows, metric = items
+    cosine = metric == "cosine"
+    scores = _dot_in_order(rows, _unit_in_order(queries) if cosine else queries)
+    if cosine:
+        scores = scores.clip(-1, 1)
+    width = min(k, len(rows))
+    indices = np.full((len(queries), width), -1, dtype=np.int64)
+    top = np.full((len(queries), width), np.nan, dtype=np.float32)
+    counts = np.zeros(len(queries), dtype=np.int64)
+    for query, row in enumerate(scores):
+        kept = row >= np.float32(-np.inf if min_score is None else min_score)
+        if allow is not None:
+            allowed = np.zeros(len(rows), dtype=np.bool_)
+            allowed[allow] = True
+            kept &= allowed
+        mine = exclude if exclude is None or isinstance(exclude, np.ndarray) else exclude[query]
+        if mine is not None:
+            kept[mine] = False
+        order = np.argsort(-row, kind="stable")
+        best = order[kept[order]][:width]
+        counts[query] = best.size
+        indices[query, : best.size], top[query, : best.size] = best, row[best]
+    return indices, top, counts
+
+
 def _softmax(logits: Floats) -> Doubles:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf)
     terms: Doubles = np.exp(shifted)
@@ -160,6 +207,36 @@ def _token(hidden: Floats, mask: NDArray[np.generic] | None, end: int) -> Floats
         if places.size:
             out[row] = hidden[row, places[end]]
     return out
+
+
+def _lanes(x: Floats) -> Doubles:
+    """Rows as f64[n, ceil(d / 8), 8], padded with zeros."""
+    padded = np.zeros((x.shape[0], -(-x.shape[1] // 8) * 8))
+    padded[:, : x.shape[1]] = x
+    return padded.reshape(x.shape[0], -1, 8)
+
+
+def _dot_in_order(rows: Floats, queries: Floats) -> Floats:
+    """f32[q, n]: inner products, every f64 addition in the order that the kernels keep, so that the bits agree."""
+    x, y = _lanes(rows), _lanes(queries)
+    sums = np.zeros((len(queries), len(rows), 8))
+    for step in range(x.shape[1]):
+        sums += y[:, None, step] * x[None, :, step]
+    halves = sums[..., :4] + sums[..., 4:]
+    answer: Floats = ((halves[..., 0] + halves[..., 2]) + (halves[..., 1] + halves[..., 3])).astype(np.float32)
+    return answer
+
+
+def _unit_in_order(x: Floats) -> Floats:
+    """Rows times the inverse of their length, zero rows as they are, in the kernels' order of additions."""
+    lanes, sums, squares = _lanes(x), np.zeros((len(x), 8)), np.zeros(len(x))
+    for step in range(lanes.shape[1]):
+        sums += lanes[:, step] * lanes[:, step]
+    for lane in range(8):
+        squares += sums[:, lane]
+    inverse = np.divide(1.0, np.sqrt(squares), out=np.zeros_like(squares), where=squares > 0)
+    answer: Floats = (x.astype(np.float64) * inverse[:, None]).astype(np.float32)
+    return answer
 
 
 def _unit(x: Doubles) -> Doubles:

@@ -1,4 +1,4 @@
-from libc.stdint cimport int8_t, int64_t, uint8_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
 
 
 cdef extern from "kernels.h" nogil:
@@ -39,6 +39,39 @@ cdef extern from "kernels.h" nogil:
     ctypedef struct hr_quantization:
         Py_ssize_t (*int8)(const float *, Py_ssize_t, Py_ssize_t, int8_t *, float *) noexcept nogil
 
+    ctypedef struct hr_items:
+        Py_ssize_t num_rows, dimension, stride, rows_bytes, blocks_bytes
+        float *rows
+        unsigned char *blocks
+        double max_norm, max_residual, max_code
+
+    ctypedef struct hr_scan:
+        int prefers_codes
+
+    ctypedef struct hr_scan_request:
+        const float *queries
+        Py_ssize_t num_queries, k
+        int use_codes, num_threads, normalize
+        float least
+        const int64_t *excluded
+        const int64_t *excluded_starts
+        Py_ssize_t num_excluded
+        const uint64_t *allowed
+        const int32_t *chosen
+        Py_ssize_t num_chosen
+        int64_t *indices
+        float *scores
+        int64_t *counts
+        int64_t num_candidates, num_fallbacks
+
+    ctypedef struct hr_scan_driver:
+        int (*pack)(const float *, Py_ssize_t, Py_ssize_t, int, int, hr_items *) noexcept nogil
+        void (*release)(hr_items *) noexcept nogil
+        int (*run)(const hr_scan *, const hr_items *, hr_scan_request *) noexcept nogil
+        double (*norm)(const float *, Py_ssize_t) noexcept nogil
+
+    const hr_scan_driver hr_scanning
+
     ctypedef struct hr_kernels:
         const char *isa
         const hr_activation *activation
@@ -46,6 +79,7 @@ cdef extern from "kernels.h" nogil:
         const hr_pooling *pooling
         const hr_similarity *similarity
         const hr_quantization *quantization
+        const hr_scan *scan
 
     int hr_num_variants()
     const hr_kernels *hr_variant(int position)
@@ -54,3 +88,7 @@ cdef extern from "kernels.h" nogil:
 
 # The table in force. Read it with the GIL held, once a call, so that a call never mixes two variants.
 cdef const hr_kernels *active() noexcept
+
+
+# What scans share whatever the variant: packing, and the run of one request.
+cdef const hr_scan_driver *scanning() noexcept

@@ -7,6 +7,10 @@ cdef const hr_kernels *active() noexcept:
     return _active
 
 
+cdef const hr_scan_driver *scanning() noexcept:
+    return &hr_scanning
+
+
 cdef str _name(int position):
     return hr_variant(position).isa.decode("ascii")
 

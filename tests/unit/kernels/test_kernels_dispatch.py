@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 
 import headrace_kernels
-from headrace_kernels import _dispatch, activation, errors, pooling, quantization, reference, selection, similarity
+from headrace_kernels import (
+    _dispatch,
+    activation,
+    errors,
+    packing,
+    pooling,
+    quantization,
+    reference,
+    scan,
+    selection,
+    similarity,
+)
 from headrace_kernels._native import dispatch
 
 PACKAGE = Path(headrace_kernels.__file__).parent
@@ -91,7 +102,19 @@ def test_select_refuses_an_unknown_name_and_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [headrace_kernels, _dispatch, activation, errors, pooling, quantization, reference, selection, similarity],
+    [
+        headrace_kernels,
+        _dispatch,
+        activation,
+        errors,
+        packing,
+        pooling,
+        quantization,
+        reference,
+        scan,
+        selection,
+        similarity,
+    ],
     ids=lambda module: module.__name__,
 )
 def test_all_is_sorted_and_names_what_is_there(module: object) -> None:
@@ -115,7 +138,8 @@ def test_package_is_typed_and_each_extension_has_its_stub() -> None:
 @pytest.mark.parametrize("stub", sorted((PACKAGE / "_native").glob("*.pyi")), ids=lambda path: path.stem)
 def test_stub_names_what_its_extension_has(stub: Path) -> None:
     module = __import__(f"headrace_kernels._native.{stub.stem}", fromlist=["_"])
-    declared = {node.name for node in ast.parse(stub.read_text()).body if isinstance(node, ast.FunctionDef)}
+    named = (ast.FunctionDef, ast.ClassDef)
+    declared = {node.name for node in ast.parse(stub.read_text()).body if isinstance(node, named)}
     present = {name for name in vars(module) if not name.startswith("_") and callable(getattr(module, name))}
     assert declared == present
 

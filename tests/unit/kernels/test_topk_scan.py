@@ -28,7 +28,13 @@ def assert_exact(
     for mode in MODES:
         for num_threads in (1, 2):
             got = kernels.scan_topk(
-                items, queries, k, mode=mode, num_threads=num_threads, report=report, **options  # type: ignore[arg-type]
+                items,
+                queries,
+                k,
+                mode=mode,
+                num_threads=num_threads,
+                report=report,
+                **options,  # type: ignore[arg-type]
             )
             assert [part.dtype for part in got] == [np.int64, np.float32, np.int64]
             for left, right in zip(got, expected, strict=True):

@@ -1,4 +1,4 @@
-/* The table of kernels: one entry a family, one table a variant (portable, avx2, avx512, later vnni and amx).
+/* The table of kernels: one entry a family, one table a variant (portable, avx2, avx512, avx512_vnni, amx).
  *
  * Every function is pure C on raw rows: no allocation, no locks, no Python, so that a caller may drop the GIL.
  * Rows are C-contiguous; a count of 0 is allowed everywhere and its pointers are then not read.
@@ -6,6 +6,8 @@
  */
 #ifndef HEADRACE_KERNELS_H
 #define HEADRACE_KERNELS_H
+
+#include "scan.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -87,6 +89,7 @@ typedef struct {
     const hr_pooling *pooling;
     const hr_similarity *similarity;
     const hr_quantization *quantization;
+    const hr_scan *scan;
 } hr_kernels;
 
 /* Variants that were compiled in, widest first; `hr_variant_runs` asks the CPU and the operating system. */

@@ -108,6 +108,7 @@ typedef struct {
     int (*pack)(const float *vectors, ptrdiff_t n, ptrdiff_t d, int normalize, int with_codes, hr_items *items);
     void (*release)(hr_items *items);
     int (*run)(const hr_scan *kernels, const hr_items *items, hr_scan_request *request);
+    double (*norm)(const float *row, ptrdiff_t d);
 } hr_scan_driver;
 
 extern const hr_scan_driver hr_scanning;

@@ -40,7 +40,11 @@ INLINE void fill_panel(const float *rows, ptrdiff_t stride, float *panel) {
 
 /* u8 x s8 pairs do not fit the 16 bits that vpmaddubsw has, so both are widened first. */
 #define WIDE(p) _mm256_cvtepu8_epi16(_mm_load_si128((const __m128i *)(p)))
-#define WIDE_QUERY(p) _mm256_cvtepi8_epi16(_mm_set1_epi32(*(const int32_t *)(p)))
+INLINE __m256i wide_query(const int8_t *four) {
+    int32_t quad;
+    memcpy(&quad, four, sizeof quad);
+    return _mm256_cvtepi8_epi16(_mm_set1_epi32(quad));
+}
 #define CODE_STEP(part)                                                                             \
     {                                                                                               \
         const __m256i x = WIDE(codes + 16 * part);                                                  \
@@ -69,7 +73,7 @@ void hr_scan_codes_avx2(const hr_items *items, const hr_code_query *query, ptrdi
         __m256i low0 = high0, low1 = high0, low2 = high0, low3 = high0;
         float values[SCAN_BLOCK];
         for (ptrdiff_t j = 0; j < items->num_quads; ++j, codes += 64) {
-            const __m256i yh = WIDE_QUERY(query->high + 4 * j), yl = WIDE_QUERY(query->low + 4 * j);
+            const __m256i yh = wide_query(query->high + 4 * j), yl = wide_query(query->low + 4 * j);
             PREFETCH(codes + AHEAD_BYTES);
             CODE_STEP(0) CODE_STEP(1) CODE_STEP(2) CODE_STEP(3)
         }

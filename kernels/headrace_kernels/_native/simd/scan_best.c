@@ -9,7 +9,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define MAX_CANDIDATES 16384 /* beyond these (and 4 k) an exact scan is cheaper than scoring them again */
+#define MAX_CANDIDATES 32768 /* beyond these (and 4 k) an exact scan is cheaper than scoring them again */
 
 static inline void swap(uint64_t *a, uint64_t *b) {
     const uint64_t kept = *a;
@@ -110,8 +110,8 @@ static void make_room(hr_best *best) {
     const int64_t most = 4 * (int64_t)best->k + MAX_CANDIDATES, wanted = 2 * (int64_t)best->trigger;
     uint64_t *keys = wanted <= most ? malloc((size_t)(wanted + SCAN_BLOCK) * sizeof *keys) : NULL;
     if (!keys) {
-        if (best->count < best->trigger) return;
-        best->overflow = 1;
+        /* A buffer that stays nearly full would be pruned at every step. */
+        best->overflow = best->width != 0.0 && 4 * (int64_t)best->count > 3 * (int64_t)best->trigger;
         return;
     }
     memcpy(keys, best->keys, (size_t)best->count * sizeof *keys);

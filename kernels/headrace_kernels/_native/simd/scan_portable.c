@@ -1,21 +1,31 @@
 #include "vector_portable.h"
 
-typedef double d8 __attribute__((vector_size(64)));
-typedef float f8 __attribute__((vector_size(32)));
+typedef double d2 __attribute__((vector_size(16)));
+typedef float f2 __attribute__((vector_size(8)));
 
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi" /* wide vectors are passed within this file alone */
-#endif
+typedef struct {
+    d2 s01, s23, s45, s67;
+} d8;
 
-INLINE d8 d8_zero(void) { return (d8){0}; }
-INLINE d8 d8_add_products(d8 sums, const float *x, const double *y) {
-    f8 xs;
-    d8 ys;
+INLINE d8 d8_zero(void) { return (d8){{0, 0}, {0, 0}, {0, 0}, {0, 0}}; }
+INLINE void add_two(d2 *sums, const float *x, const double *y) {
+    f2 xs;
+    d2 ys;
     memcpy(&xs, x, sizeof xs);
     memcpy(&ys, y, sizeof ys);
-    return sums + __builtin_convertvector(xs, d8) * ys;
+    *sums += __builtin_convertvector(xs, d2) * ys;
 }
-INLINE float d8_score(d8 s) { return (float)(((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))); }
+INLINE d8 d8_add_products(d8 sums, const float *x, const double *y) {
+    add_two(&sums.s01, x, y);
+    add_two(&sums.s23, x + 2, y + 2);
+    add_two(&sums.s45, x + 4, y + 4);
+    add_two(&sums.s67, x + 6, y + 6);
+    return sums;
+}
+INLINE float d8_score(d8 s) {
+    const d2 pair = (s.s01 + s.s45) + (s.s23 + s.s67);
+    return (float)(pair[0] + pair[1]);
+}
 INLINE void d8_score4(d8 a, d8 b, d8 c, d8 d, float *out) {
     out[0] = d8_score(a);
     out[1] = d8_score(b);

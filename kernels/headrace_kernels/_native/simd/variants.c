@@ -3,16 +3,18 @@
 
 #include <string.h>
 
-#define HR_DECLARE(isa)                             \
-    extern const hr_activation hr_activation_##isa; \
-    extern const hr_selection hr_selection_##isa;   \
-    extern const hr_pooling hr_pooling_##isa;       \
-    extern const hr_similarity hr_similarity_##isa; \
-    extern const hr_quantization hr_quantization_##isa;
+#define HR_DECLARE(isa)                               \
+    extern const hr_activation hr_activation_##isa;   \
+    extern const hr_selection hr_selection_##isa;     \
+    extern const hr_pooling hr_pooling_##isa;         \
+    extern const hr_similarity hr_similarity_##isa;   \
+    extern const hr_quantization hr_quantization_##isa; \
+    extern const hr_scan hr_scan_##isa;
 
-#define HR_TABLE(isa)                                                                        \
-    {#isa, &hr_activation_##isa, &hr_selection_##isa, &hr_pooling_##isa, &hr_similarity_##isa, \
-     &hr_quantization_##isa}
+/* Instructions on int8 serve scans alone: the other families of such a variant are those of `base`. */
+#define HR_TABLE(isa, base)                                                                     \
+    {#isa, &hr_activation_##base, &hr_selection_##base, &hr_pooling_##base, &hr_similarity_##base, \
+     &hr_quantization_##base, &hr_scan_##isa}
 
 HR_DECLARE(portable)
 #if HR_X86
@@ -22,10 +24,10 @@ HR_DECLARE(avx512)
 
 static const hr_kernels tables[] = {
 #if HR_X86
-    HR_TABLE(avx512),
-    HR_TABLE(avx2),
+    HR_TABLE(avx512, avx512),
+    HR_TABLE(avx2, avx2),
 #endif
-    HR_TABLE(portable),
+    HR_TABLE(portable, portable),
 };
 
 int hr_num_variants(void) { return (int)(sizeof tables / sizeof tables[0]); }
