@@ -139,7 +139,8 @@ dist: $(INSTALLED)             ## wheels and sdists of the three distributions, 
 test-dist: $(INSTALLED)        ## build, install and import the distributions in clean environments
 	@$(BIN)/python -m pytest --full tests/unit/packaging $(PYTEST_ARGS)
 
-bench-serving: demo-models     ## served models beside their in-process limit
+bench-serving: demo-models     ## echo on both transports, and served models beside their in-process limit
+	@$(BIN)/python benchmarks/bench_echo.py $(ECHO_ARGS)
 	@$(BIN)/python benchmarks/bench_serving.py $(ARGS)
 
 bench-echo: $(KERNELS)         ## both transports beside plain grpc.aio
