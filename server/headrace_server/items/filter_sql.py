@@ -64,12 +64,15 @@ def _among(column: str, kind: FieldType, values: Sequence[str | int | float], ou
         return f"({column} IS NOT NULL AND {column} = ?)"
     # Sets stay in Python. Handed over as JSON, SQLite would read them again in its own way: decimals not always as the
     # nearest double, texts only up to a NUL.
-    wanted = frozenset(values)
     name = f"among{len(out.functions)}"
-    out.functions[name] = (
-        (lambda held: not wanted.isdisjoint(json.loads(held))) if kind is FieldType.STRING_LIST else wanted.__contains__
-    )
+    out.functions[name] = _any_among(values) if kind is FieldType.STRING_LIST else frozenset(values).__contains__
     return f"({column} IS NOT NULL AND {name}({column}))"
+
+
+def _any_among(values: Sequence[str | int | float]) -> Callable[[Any], bool]:
+    wanted = frozenset(values)
+    # NULL too: SQLite may ask this before it asks whether there is anything.
+    return lambda held: held is not None and not wanted.isdisjoint(json.loads(held))
 
 
 def _balanced(parts: Sequence[str], operator: str, of_none: str) -> str:
