@@ -133,6 +133,9 @@ def test_metrics_tell_latency_stages_batches_models_and_the_transport(served: Se
 def test_the_log_is_json_with_the_configuration_and_the_access(served: Served) -> None:
     with Client(served.grpc[0]) as client:
         mark = client.classify("mood", "good").timings.request_id
+    until = time.monotonic() + 10  # the record of a call is written after its reply has gone out
+    while not any(event.get("request_id") == mark for event in served.events()) and time.monotonic() < until:
+        time.sleep(0.02)
     events = served.events()
     (configuration,) = [event for event in events if event["event"] == "configuration"]
     assert configuration["batching.max_batch_size"] == 16
