@@ -95,18 +95,23 @@ def test_cancelled_upload_is_never_taken_for_a_finished_one_20000_times(transpor
 
 def check_storm(transport_name: str, num: int) -> None:
     with serving(transport_name) as s:
-        client().call(
-            "cancel_storm", s.address, num=num, width=16, within_s=30 + num / 200
-        )  # what is made once is made now
-        s.wait_idle()
-        assert not s.service.waiting
+
+        def storm() -> dict[str, int]:
+            outcomes: dict[str, int] = client().call(
+                "cancel_storm", s.address, num=num, width=16, within_s=30 + num / 200
+            )
+            # The core still holds the cancelled calls that nobody has accepted; this one comes after them.
+            assert client().call("one", s.address, method="Echo", message="on") == ["OK", b"on".hex(), {}]
+            s.wait_idle()
+            assert not s.service.waiting
+            return outcomes
+
+        storm()  # what is made once is made now
         before = resident_mb()
-        outcomes = client().call("cancel_storm", s.address, num=num, width=16, within_s=30 + num / 200)
+        outcomes = storm()
         assert set(outcomes) <= {"CANCELLED", "OK"}
         assert sum(outcomes.values()) == num
-        s.wait_idle()
-        assert resident_mb() - before < 20
-        assert client().call("one", s.address, method="Echo", message="on")[0] == "OK"
+        assert resident_mb() - before < 12
 
 
 @on_both_transports
