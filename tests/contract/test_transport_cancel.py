@@ -63,10 +63,13 @@ def test_server_resets_a_blocked_stream_at_once(transport_name: str) -> None:
 
 @on_both_transports
 @pytest.mark.parametrize("kind", KINDS)
-def test_server_may_cancel_a_call_that_waits(transport_name: str, kind: str) -> None:
+@pytest.mark.parametrize("settled", [True, False])
+def test_server_may_cancel_a_call_that_waits(transport_name: str, kind: str, settled: bool) -> None:
     with serving(transport_name) as s:
         client().begin("hang_until_told", s.address, kind=kind)
         call = s.service.seen(f"hanging_{kind}")[0]
+        if settled:  # its initial metadata has left: nothing is being written
+            time.sleep(0.05)
         call.cancel()
         assert client().result() == "CANCELLED"
         assert s.service.seen(f"cancelled_{kind}", timeout_s=1)

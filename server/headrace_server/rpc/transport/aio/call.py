@@ -197,7 +197,7 @@ class AioCall(CallState):
 
     async def _write_all(self) -> None:
         context = self._context
-        while not self.cancelled:
+        while self._answer is not None or not self.cancelled:
             callbacks = message = answer = None
             with self._lock:
                 initial, self._initial = self._initial, None
