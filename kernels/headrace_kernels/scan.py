@@ -196,7 +196,7 @@ def _allowed(allow: Indices | Mask | None, num_rows: int) -> tuple[NDArray[np.ui
     if isinstance(given, np.ndarray) and given.dtype == np.bool_:
         if given.shape != (num_rows,):
             raise ShapeError(f"allow has shape {given.shape}, items have {num_rows} rows")
-        mask = given
+        mask: Mask = given
         if np.count_nonzero(mask) * _GATHER_SHARE < num_rows:
             return None, np.flatnonzero(mask).astype(np.int32)
     else:
