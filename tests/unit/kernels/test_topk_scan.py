@@ -199,5 +199,5 @@ def test_codes_rule_out_all_but_few_rows(rng: np.random.Generator) -> None:
         report = kernels.ScanReport()
         queries = rng.standard_normal((q, 32), dtype=np.float32)
         kernels.scan_topk(items, queries, 10, mode="int8", report=report)
-        assert 10 * q <= report.num_candidates < 100 * q
+        assert 10 * q <= report.num_candidates < 40 * q
         assert report.num_fallbacks == 0
