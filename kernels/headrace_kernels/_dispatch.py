@@ -5,6 +5,7 @@
                           ▼
                    CPUID + XGETBV: the widest ──▶ one table of functions for the whole process
 
+`amx` and `avx512_vnni` add instructions on int8, which scans alone use: their other families are those of `avx512`.
 This is the one environment variable that a kernel reads.
 """
 
@@ -25,7 +26,7 @@ ENVIRONMENT = "HEADRACE_KERNELS_ISA"
 
 
 def isa() -> str:
-    """Name of the variant in force: "avx512", "avx2" or "portable"."""
+    """Name of the variant in force: "amx", "avx512_vnni", "avx512", "avx2" or "portable"."""
     return dispatch.current()
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,19 +188,18 @@ def _excluded(
     return np.concatenate(lists) if lists else none, starts
 
 
-def _allowed(allow: Indices | Mask | None, num_rows: int) -> tuple[NDArray[np.uint64] | None, NDArray[np.int32] | None]:
+def _allowed(allow: NDArray[Any] | None, num_rows: int) -> tuple[NDArray[np.uint64] | None, NDArray[np.int32] | None]:
     """A bitmap of the rows where they are many, or their numbers where they are few."""
     if allow is None:
         return None, None
-    given: NDArray[np.generic] | object = allow  # whatever it was said to be
-    if isinstance(given, np.ndarray) and given.dtype == np.bool_:
-        if given.shape != (num_rows,):
-            raise ShapeError(f"allow has shape {given.shape}, items have {num_rows} rows")
-        mask = given
+    if getattr(allow, "dtype", None) == np.bool_:
+        if allow.shape != (num_rows,):
+            raise ShapeError(f"allow has shape {allow.shape}, items have {num_rows} rows")
+        mask: Mask = allow
         if np.count_nonzero(mask) * _GATHER_SHARE < num_rows:
             return None, np.flatnonzero(mask).astype(np.int32)
     else:
-        rows = _row_numbers("allow", given, num_rows)
+        rows = _row_numbers("allow", allow, num_rows)
         if rows.size * _GATHER_SHARE < num_rows:
             return None, rows.astype(np.int32)
         mask = np.zeros(num_rows, dtype=np.bool_)

@@ -63,10 +63,13 @@ def test_server_resets_a_blocked_stream_at_once(transport_name: str) -> None:
 
 @on_both_transports
 @pytest.mark.parametrize("kind", KINDS)
-def test_server_may_cancel_a_call_that_waits(transport_name: str, kind: str) -> None:
+@pytest.mark.parametrize("settled", [True, False])
+def test_server_may_cancel_a_call_that_waits(transport_name: str, kind: str, settled: bool) -> None:
     with serving(transport_name) as s:
         client().begin("hang_until_told", s.address, kind=kind)
         call = s.service.seen(f"hanging_{kind}")[0]
+        if settled:  # its initial metadata has left: nothing is being written
+            time.sleep(0.05)
         call.cancel()
         assert client().result() == "CANCELLED"
         assert s.service.seen(f"cancelled_{kind}", timeout_s=1)
@@ -95,18 +98,23 @@ def test_cancelled_upload_is_never_taken_for_a_finished_one_20000_times(transpor
 
 def check_storm(transport_name: str, num: int) -> None:
     with serving(transport_name) as s:
-        client().call(
-            "cancel_storm", s.address, num=num, width=16, within_s=30 + num / 200
-        )  # what is made once is made now
-        s.wait_idle()
-        assert not s.service.waiting
+
+        def storm() -> dict[str, int]:
+            outcomes: dict[str, int] = client().call(
+                "cancel_storm", s.address, num=num, width=16, within_s=30 + num / 200
+            )
+            # The core still holds the cancelled calls that nobody has accepted; this one comes after them.
+            assert client().call("one", s.address, method="Echo", message="on") == ["OK", b"on".hex(), {}]
+            s.wait_idle()
+            assert not s.service.waiting
+            return outcomes
+
+        storm()  # what is made once is made now
         before = resident_mb()
-        outcomes = client().call("cancel_storm", s.address, num=num, width=16, within_s=30 + num / 200)
+        outcomes = storm()
         assert set(outcomes) <= {"CANCELLED", "OK"}
         assert sum(outcomes.values()) == num
-        s.wait_idle()
-        assert resident_mb() - before < 20
-        assert client().call("one", s.address, method="Echo", message="on")[0] == "OK"
+        assert resident_mb() - before < 12
 
 
 @on_both_transports

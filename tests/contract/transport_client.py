@@ -27,6 +27,7 @@ OPTIONS = [
     ("grpc.max_send_message_length", -1),
 ]
 TIMEOUT_S = 20
+STORM = ("Wait", "Echo", "EchoLater", "WaitStream", "CountLater")
 HANG_S = 28
 LONG = ("hang", "cancel_storm", "cancelled_uploads")
 
@@ -228,12 +229,11 @@ def hang(address: str, num: int) -> None:
     gate.wait()
 
 
-def cancel_storm(address: str, num: int, width: int) -> dict[str, int]:
+def cancel_storm(address: str, num: int, width: int, methods: tuple[str, ...] = STORM) -> dict[str, int]:
     """Cancels calls at every stage of their life: before the headers left, on the way, while answered.
 
     With the sync client: the aio one of grpcio 1.72 loses some of its own cancellations.
     """
-    methods = ["Wait", "Echo", "EchoLater", "WaitStream", "CountLater"]
     count = json.dumps({"num": 50, "size": 1000}).encode()
     codes: collections.Counter[str] = collections.Counter()
     turn = itertools.count()

@@ -19,9 +19,14 @@ _EXAMPLES = [
 
 @pytest.mark.parametrize("example", _EXAMPLES)
 def test_example_runs_as_printed(
-    example: str, demo_address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    example: str,
+    demo_address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(_ROOT)
+    (tmp_path / "build").symlink_to(_ROOT / "build")
+    monkeypatch.chdir(tmp_path)
     exec(compile(example.replace("127.0.0.1:50051", demo_address), "<example>", "exec"), {"__name__": "example"})
     for expected in re.findall(r"^ *print\(.*\) +# (\(.*\))$", example, re.MULTILINE):
         assert expected in capsys.readouterr().out

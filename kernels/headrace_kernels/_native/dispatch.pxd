@@ -46,6 +46,7 @@ cdef extern from "kernels.h" nogil:
         double max_norm, max_residual, max_code
 
     ctypedef struct hr_scan:
+        const char *isa
         int prefers_codes
 
     ctypedef struct hr_scan_request:

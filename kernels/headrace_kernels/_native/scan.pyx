@@ -65,6 +65,11 @@ def prefers_codes():
     return bool(active().scan.prefers_codes)
 
 
+def current():
+    """Name of the variant that scans in force were written for."""
+    return active().scan.isa.decode("ascii")
+
+
 def overflowing(Items items not None, const float[:, ::1] queries not None):
     """The first query whose inner products may pass f32, or -1."""
     cdef const hr_scan_driver *driver = scanning()

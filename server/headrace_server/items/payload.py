@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -41,7 +41,7 @@ def field_values(payload: str | None, fields: Sequence[FieldSpec], max_bytes: in
         raise PayloadError(f"not JSON: {error}") from None
     except RecursionError:
         raise PayloadError("nested too deeply") from None
-    return tuple(_typed(field, decoded.get(field.name)) for field in fields)
+    return tuple([_typed(field, decoded.get(field.name)) for field in fields])
 
 
 def select_fields(payload: str, names: Sequence[str]) -> str:
@@ -53,28 +53,49 @@ def select_fields(payload: str, names: Sequence[str]) -> str:
 def _typed(field: FieldSpec, value: object) -> FieldValue:
     if value is None:
         return None
-    match field.type, value:
-        case FieldType.BOOLEAN, bool():
-            return int(value)
-        case _, bool():
-            pass
-        case FieldType.STRING, str():
-            return value
-        case FieldType.INTEGER, int() if -(2**63) <= value < 2**63:
-            return value
-        case FieldType.INTEGER, float() if value.is_integer() and abs(value) <= _MAX_EXACT:
-            return int(value)
-        case FieldType.NUMBER, int() | float():
-            try:
-                number = float(value) + 0.0  # -0.0 and 0.0 are one value, in the file too
-            except OverflowError:
-                number = math.inf
-            if math.isfinite(number):
-                return number
-        case FieldType.STRING_LIST, list():
-            if all(isinstance(text, str) for text in value):
-                return tuple(value)
-    raise PayloadError(f"field {field.name!r} is {_named(value)}, declared as {field.type.value}")
+    taken = _TAKE[field.type](value)
+    if taken is None:
+        raise PayloadError(f"field {field.name!r} is {_named(value)}, declared as {field.type.value}")
+    return taken
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _integer(value: object) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else None
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _MAX_EXACT else None
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value) + 0.0  # -0.0 and 0.0 are one value, in the file too
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _flag(value: object) -> int | None:
+    return int(value) if isinstance(value, bool) else None
+
+
+def _texts(value: object) -> tuple[str, ...] | None:
+    return tuple(value) if isinstance(value, list) and all(isinstance(text, str) for text in value) else None
+
+
+_TAKE: Mapping[FieldType, Callable[[object], FieldValue]] = {
+    FieldType.STRING: _text,
+    FieldType.INTEGER: _integer,
+    FieldType.NUMBER: _number,
+    FieldType.BOOLEAN: _flag,
+    FieldType.STRING_LIST: _texts,
+}
 
 
 def _named(value: object) -> str:

@@ -68,8 +68,10 @@ def insert_statement(fields: Sequence[FieldSpec]) -> str:
     return f"INSERT OR REPLACE INTO items VALUES ({', '.join('?' * (len(fields) + 5))})"
 
 
-def stored_values(values: Sequence[FieldValue]) -> tuple[str | int | float | None, ...]:
+def stored_values(values: tuple[FieldValue, ...]) -> tuple[str | int | float | None, ...]:
     """Declared fields as they stand in their columns."""
+    if tuple not in map(type, values):
+        return values  # type: ignore[return-value]
     return tuple(
         json.dumps(value, ensure_ascii=False, separators=(",", ":")) if isinstance(value, tuple) else value
         for value in values
@@ -87,5 +89,5 @@ def item_checksum(id_: str, vector: bytes, payload: str | None, stored: tuple[An
 
 
 def row_checksum(sequence: int, item: int) -> int:
-    """CRC-32 of a whole row: a row that stands under another's sequence is damage too."""
-    return crc32(b"%d" % sequence, item)
+    """The checksum of a whole row: a row that stands under another's sequence is damage too."""
+    return item ^ (sequence & 0xFFFFFFFF)

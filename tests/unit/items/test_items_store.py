@@ -364,3 +364,12 @@ def test_wrong_batch_leaves_the_catalog_as_it_was(store: CatalogStore) -> None:
     future, faults = store.upsert_valid("books", wrong)
     assert future.result(WAIT_S).num_inserted == 1
     assert [fault.index for fault in faults] == [1]
+
+
+def test_example_of_the_documentation_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "catalogs.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    assert capsys.readouterr().out.startswith("('a',) [0.98")

@@ -191,3 +191,13 @@ def test_child_of_a_fork_scans_with_threads_of_its_own(rng: np.random.Generator)
         os._exit(0 if same else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert (kernels.scan_topk(items, query, 10, num_threads=3)[0] == expected).all()
+
+
+def test_codes_rule_out_all_but_few_rows(rng: np.random.Generator) -> None:
+    items = kernels.pack_items(rng.standard_normal((20_000, 32), dtype=np.float32))
+    for q in (1, 8, 16, 32):
+        report = kernels.ScanReport()
+        queries = rng.standard_normal((q, 32), dtype=np.float32)
+        kernels.scan_topk(items, queries, 10, mode="int8", report=report)
+        assert 10 * q <= report.num_candidates < 40 * q
+        assert report.num_fallbacks == 0

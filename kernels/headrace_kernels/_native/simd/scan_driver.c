@@ -21,6 +21,7 @@
 #define MOST_CHUNK_ROWS 8192 /* a chunk of rows that all qualify must fit the candidates */
 #define CHOSEN_CHUNK 2048    /* rows of an allow-list */
 #define LEAST_CODE_SCALE 1e-10 /* below, scores may round to denormals by more than the slack */
+#define MOST_TILE_STRIDE 131072 /* longer f32 sums pass the bound's factor */
 #define GROUP_KEYS (1 << 20) /* candidates' buffers of a group stay modest for any k */
 
 typedef struct {
@@ -119,6 +120,7 @@ static void write_answer(const hr_scan_request *request, ptrdiff_t query, const 
 static ptrdiff_t score_again(const scan_pass *pass, int q, uint64_t *keys, ptrdiff_t count) {
     int32_t few_rows[512], *rows = few_rows;
     float few_scores[512], *scores = few_scores;
+    if (count < 1) return 0;
     if (count > 512) {
         rows = malloc((size_t)count * (sizeof *rows + sizeof *scores));
         if (!rows) return -1;
@@ -131,6 +133,36 @@ static ptrdiff_t score_again(const scan_pass *pass, int q, uint64_t *keys, ptrdi
         if (scores[i] >= pass->request->least) keys[kept++] = key_of(scores[i], rows[i]);
     if (rows != few_rows) free(rows);
     return kept;
+}
+
+/* What the score of a row with this value may be at most. */
+static double most_score(const scan_pass *pass, int q, uint64_t key) {
+    const double value = value_of(key);
+    return pass->way == BY_TILES ? value + pass->queries.row_error[q] : value * pass->queries.code_scale[q];
+}
+
+/* The candidates with the largest bounds are scored first: their k-th score rules out most of the others, which are
+ * then never read. Answers how many exact keys there are, or -1. */
+static ptrdiff_t score_candidates(scan_pass *pass, int q, uint64_t *keys, ptrdiff_t count) {
+    const ptrdiff_t k = pass->request->k, first = k + k / 2 + 4;
+    if (count <= first) {
+        atomic_fetch_add(&pass->num_candidates, count);
+        return score_again(pass, q, keys, count);
+    }
+    hr_select_keys(keys, count, first);
+    const ptrdiff_t scored = score_again(pass, q, keys, first);
+    if (scored < 0) return -1;
+    double reached = pass->request->least;
+    if (scored >= k) {
+        hr_select_keys(keys, scored, k);
+        reached = value_of(keys[k - 1]);
+    }
+    ptrdiff_t open = scored;
+    for (ptrdiff_t i = first; i < count; ++i)
+        if (most_score(pass, q, keys[i]) >= reached) keys[open++] = keys[i];
+    atomic_fetch_add(&pass->num_candidates, first + open - scored);
+    const ptrdiff_t more = score_again(pass, q, keys + scored, open - scored);
+    return more < 0 ? -1 : scored + more;
 }
 
 static int rank_query(scan_pass *pass, int q) {
@@ -161,8 +193,7 @@ static int rank_query(scan_pass *pass, int q) {
         merged.count = (int32_t)count;
         hr_best_prune(&merged);
         failed = merged.overflow;
-        atomic_fetch_add(&pass->num_candidates, merged.count);
-        count = failed ? 0 : score_again(pass, q, keys, merged.count);
+        count = failed ? 0 : score_candidates(pass, q, keys, merged.count);
         if (count < 0) failed = 1;
     }
     if (!failed) {
@@ -291,7 +322,7 @@ static int way_of(const hr_scan *kernels, const hr_items *items, const hr_scan_r
     const int codes = request->use_codes && items->blocks;
     if (codes && count > 1 && kernels->code_tiles) return BY_CODE_TILES;
     if (codes && (count == 1 || request->use_codes > 1)) return BY_CODES;
-    return count > 1 ? BY_TILES : BY_ROWS;
+    return count > 1 && items->stride <= MOST_TILE_STRIDE ? BY_TILES : BY_ROWS;
 }
 
 static int scan_group(const hr_scan *kernels, const hr_items *items, hr_scan_request *request, ptrdiff_t first,

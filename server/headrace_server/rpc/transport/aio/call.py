@@ -1,7 +1,8 @@
 """AioCall: one RPC of the grpc.aio server. Only the event loop touches gRPC; other threads leave word and wake it.
 
-`serve` is the RPC's coroutine: it runs the handler, then writes what is queued until a final answer or a cancellation.
-A CancelledError is always passed on: swallowing one leaks inside grpc.aio.
+`serve` is the RPC's coroutine: it runs the handler, then waits for a final answer or a cancellation. A CancelledError
+is always passed on, and never interrupts a read or a write: either would leak inside grpc.aio. So those run in tasks
+of their own, which end by themselves when the core ends the RPC.
 """
 
 from __future__ import annotations
@@ -47,7 +48,6 @@ class AioCall(CallState):
     _response: bytes | None = None  # of a unary response
     _initial: CheckedMetadata | None = None  # waits to be sent
     _waiter: asyncio.Future[None] | None = None  # what the coroutine waits on for something to do
-    _reader: asyncio.Task[None] | None = None
     _readable: asyncio.Event | None = None  # cleared while paused
     _task: asyncio.Task[Any] | None = None
     _reset = False  # cancel() was asked for
@@ -154,13 +154,23 @@ class AioCall(CallState):
         """The RPC's whole life; returns the unary response, if there is one to send."""
         self._task = asyncio.current_task()
         try:
+            if not self._kind.streams_requests:
+                message = await self._read_one()
+                if message is grpc.aio.EOF:
+                    self.abort(self._server.refusals.no_request)
+                else:
+                    self.message = message
             try:
-                self._handler(self)
-                if self._kind.streams_requests:
-                    self._reader = self._server.spawn(self._read_all())
+                if self.active:
+                    self._handler(self)
             except Exception:
                 self._crashed()
-            await self._write_all()
+            if self._kind.streams_requests:
+                self._server.spawn(self._read_all())
+            if self._kind.streams_responses:
+                await asyncio.shield(self._server.spawn(self._write_all()))
+            else:
+                await self._write_all()
         except asyncio.CancelledError:
             self._cancelled()
             raise
@@ -187,7 +197,7 @@ class AioCall(CallState):
 
     async def _write_all(self) -> None:
         context = self._context
-        while True:
+        while self._answer is not None or not self.cancelled:
             callbacks = message = answer = None
             with self._lock:
                 initial, self._initial = self._initial, None
@@ -213,6 +223,12 @@ class AioCall(CallState):
                 await self._waiter
                 self._waiter = None
 
+    async def _read_one(self) -> Any:
+        try:
+            return await asyncio.shield(self._server.spawn(self._context.read()))
+        except Exception as error:  # the RPC is over, and its cancellation a moment behind
+            raise asyncio.CancelledError from error
+
     async def _read_all(self) -> None:
         """Hands request messages over, one by one. Ends by itself when the RPC does: the core ends every read."""
         readable = self._readable = asyncio.Event()
@@ -223,7 +239,7 @@ class AioCall(CallState):
                 await readable.wait()
             try:
                 message = await context.read()
-                if message is grpc.aio.EOF:
+                if message is grpc.aio.EOF and self.active:
                     # A reset stream reads like one that ended well, and its cancellation comes a moment later. The core
                     # answers a second read only after it has told of that; the loop needs a turn to pass it on.
                     await context.read()
@@ -257,6 +273,8 @@ class AioCall(CallState):
                 self._out.clear()
             callbacks = None if answered else self._take_all_callbacks()
         self._run(callbacks)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _reset_stream(self) -> None:
         """Ends the RPC with CANCELLED: by its status where the coroutine is free, by a reset where a write blocks."""

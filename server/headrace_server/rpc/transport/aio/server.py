@@ -18,9 +18,10 @@ import grpc.aio
 
 from headrace_server.config import TransportOptions
 from headrace_server.rpc.transport.aio.call import AioCall, leave_status
-from headrace_server.rpc.transport.call import Kind, Method
+from headrace_server.rpc.transport.call import Method, Status
 from headrace_server.rpc.transport.core_options import core_arguments, server_credentials
 from headrace_server.rpc.transport.listeners import Listeners
+from headrace_server.rpc.transport.metadata import check_metadata
 from headrace_server.rpc.transport.refusals import Refusals
 
 __all__ = ["AioServer"]
@@ -58,7 +59,7 @@ class AioServer:
         self._ended = threading.Event()
         self._mailbox: deque[AioCall] = deque()
         self._woken = False
-        self._readers: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="grpc-aio", daemon=True)
         self._server: Any = None
@@ -98,12 +99,17 @@ class AioServer:
             except RuntimeError:  # the loop has ended, and so has every call
                 self._mailbox.clear()
 
-    def spawn(self, reader: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task for a call's reader, kept until it ends."""
-        task = self._loop.create_task(reader)
-        self._readers.add(task)
-        task.add_done_callback(self._readers.discard)
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task for a call's reading or writing, kept until it ends."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended_task)
         return task
+
+    def _ended_task(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # taken, so that it is not reported: the RPC was over, and its coroutine knows
 
     # ---- the loop's thread
 
@@ -135,8 +141,11 @@ class AioServer:
 
     async def _stop(self, grace_s: float) -> None:
         await self._server.stop(grace_s)
-        while self.active_calls or self._readers:  # grpc.aio may return before the last coroutines have
+        # grpc.aio may return before the last coroutines have.
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        while self.active_calls or self._tasks or others:
             await asyncio.sleep(0.001)
+            others = {task for task in others if not task.done()}
 
     def _bind(self, address: str, secure: bool) -> int:
         if secure and self._credentials is not None:
@@ -151,40 +160,38 @@ class AioServer:
         return self._handlers.get(method, self._unknown_method)
 
     def _handler(self, method: Method) -> RpcHandler:
-        async def serve(message: Any, context: Any) -> bytes | None:
+        async def serve(messages: Any, context: Any) -> bytes | None:
             self.active_calls += 1
             try:
                 if self._stopping:
-                    leave_status(context, self.refusals.draining)
+                    self._refuse(context, self.refusals.draining)
                     return None
                 if self.active_calls > self._options.max_concurrent_calls:
                     self.refused_calls += 1
-                    leave_status(context, self.refusals.overloaded)
+                    self._refuse(context, self.refusals.overloaded)
                     return None
-                call = AioCall(self, method, context)
-                if not method.kind.streams_requests:
-                    call.message = message
-                return await call.serve()
+                return await AioCall(self, method, context).serve()
             finally:
                 self.active_calls -= 1
 
-        handler: RpcHandler = _WRAP[method.kind](serve)
+        # All read for themselves, also those with one request: what grpc.aio reads before it calls a handler leaks when
+        # the client cancels meanwhile.
+        if method.kind.streams_responses:
+            streaming: RpcHandler = grpc.stream_stream_rpc_method_handler(serve)
+            return streaming
+        handler: RpcHandler = grpc.stream_unary_rpc_method_handler(serve)
         return handler
+
+    def _refuse(self, context: Any, status: Status) -> None:
+        trailing = self.refusals.trailing(tuple(context.invocation_metadata() or ()))
+        leave_status(context, status, check_metadata(trailing))
 
     def _unknown_method_handler(self) -> RpcHandler:
         async def serve(messages: Any, context: Any) -> None:
-            leave_status(context, self.refusals.unknown_method)
+            self._refuse(context, self.refusals.unknown_method)
 
         handler: RpcHandler = grpc.stream_stream_rpc_method_handler(serve)  # answers before any message
         return handler
-
-
-_WRAP: dict[Kind, Callable[[Any], Any]] = {
-    Kind.UNARY: grpc.unary_unary_rpc_method_handler,
-    Kind.SERVER_STREAM: grpc.unary_stream_rpc_method_handler,
-    Kind.CLIENT_STREAM: grpc.stream_unary_rpc_method_handler,
-    Kind.BIDI_STREAM: grpc.stream_stream_rpc_method_handler,
-}
 
 
 class _Router(grpc.GenericRpcHandler):
