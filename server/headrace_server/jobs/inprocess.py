@@ -24,6 +24,7 @@ from headrace_server.errors import Reason, ServingError
 from headrace_server.jobs.catalogs import Catalogs
 from headrace_server.jobs.classify import Classify
 from headrace_server.jobs.embed import Embed
+from headrace_server.jobs.inprocess_catalogs import CatalogCalls
 from headrace_server.jobs.queries import (
     ClassifyQuery,
     ClassifyResult,
@@ -88,6 +89,11 @@ class InProcess:
     def __init__(self, jobs: Jobs, repository: Repository) -> None:
         self.jobs = jobs
         self._repository = repository
+
+    @property
+    def catalogs(self) -> CatalogCalls:
+        """Catalogs: created, filled, read, and asked for recommendations."""
+        return CatalogCalls(self.jobs.catalogs, self.jobs.recommend)
 
     def classify(
         self,
