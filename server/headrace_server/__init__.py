@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headrace_server.config import (
         AdminOptions,
         BatchPolicy,
+        CatalogOptions,
         EngineOptions,
         InputLimits,
         ServerConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "AdminOptions",
     "BatchPolicy",
     "BytesInput",
+    "CatalogOptions",
     "EngineOptions",
     "FeaturesInput",
     "ImageInput",
@@ -51,8 +53,8 @@ __all__ = [
 
 _ROOMS = {
     "headrace_server.config": (
-        "AdminOptions", "BatchPolicy", "EngineOptions", "InputLimits", "ServerConfig", "ThreadBudget", "TlsOptions",
-        "TransportOptions",
+        "AdminOptions", "BatchPolicy", "CatalogOptions", "EngineOptions", "InputLimits", "ServerConfig", "ThreadBudget",
+        "TlsOptions", "TransportOptions",
     ),
     "headrace_server.errors": ("Reason", "ServingError"),
     "headrace_server.jobs.queries": ("ModelRef",),

@@ -16,6 +16,7 @@ from headrace_server.errors import Reason, ServingError, Violation
 __all__ = [
     "AdminOptions",
     "BatchPolicy",
+    "CatalogOptions",
     "EngineOptions",
     "InputLimits",
     "ServerConfig",
@@ -207,6 +208,13 @@ class AdminOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogOptions:
+    """Item catalogs: the directory that keeps them, which one process uses at a time. None: no catalogs."""
+
+    directory: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """Everything a server is started with."""
 
@@ -217,5 +225,6 @@ class ServerConfig:
     limits: InputLimits = field(default_factory=InputLimits)
     transport: TransportOptions | None = field(default_factory=TransportOptions)  # None: in-process calls alone
     admin: AdminOptions = field(default_factory=AdminOptions)
+    catalogs: CatalogOptions = field(default_factory=CatalogOptions)
     log_level: str = "info"
     log_format: Literal["json", "text"] = "json"

@@ -24,11 +24,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from headrace_server.config import AdminOptions, ServerConfig, TransportOptions
+from headrace_server.config import AdminOptions, CatalogOptions, ServerConfig, TransportOptions
 from headrace_server.errors import Reason, ServingError
+from headrace_server.items.kernel_scanner import KernelScanner
+from headrace_server.items.store import CatalogStore
+from headrace_server.jobs.catalogs import Catalogs
 from headrace_server.jobs.classify import Classify
 from headrace_server.jobs.embed import Embed
 from headrace_server.jobs.inprocess import InProcess, Jobs
+from headrace_server.jobs.input_vectors import InputVectors
+from headrace_server.jobs.recommend import Recommend
 from headrace_server.jobs.rerank import Rerank
 from headrace_server.jobs.similarity import Similarity
 from headrace_server.jobs.tokenize import Tokenize
@@ -62,6 +67,7 @@ class Server(InProcess):
     repository  the models' directory, with
     listen      addresses for gRPC; none: no socket is opened
     admin       address of the admin listener; None: off
+    catalogs    the directory of item catalogs, opened by `start`; None: no catalogs
     sections    other fields of ServerConfig: threads, engine, batching, limits
     raises      ServingError CONFIG_INVALID
     """
@@ -73,8 +79,11 @@ class Server(InProcess):
         repository: str | os.PathLike[str] | None = None,
         listen: str | Sequence[str] | None = None,
         admin: str | None = None,
+        catalogs: str | os.PathLike[str] | None = None,
         **sections: Any,
     ) -> None:
+        if catalogs is not None:
+            sections["catalogs"] = CatalogOptions(directory=Path(catalogs))
         self.config = _config(config, repository, listen, admin, sections)
         self.metrics = Metrics(server_version())
         threads = self.config.threads.resolved()
@@ -97,6 +106,8 @@ class Server(InProcess):
         self.metrics.watch(self._model_readings)
         self.addresses = Addresses()  # where it really listens, once started
         self._num_prepare_threads = threads.prepare_threads
+        self._num_kernel_threads = threads.kernel_threads
+        self._store: CatalogStore | None = None
         self._transport: Transport | None = None
         self._health: Health | None = None
         self._workers: Workers | None = None
@@ -124,11 +135,13 @@ class Server(InProcess):
         """Opens every listener and begins to load the models; returns where it listens, before they are ready.
 
         raises  ServingError CONFIG_INVALID for an address that cannot be opened; MODEL_INVALID for a repository that is
-                no readable folder. Then nothing listens any more.
+                no readable folder; STORAGE_LOCKED, STORAGE_CORRUPT, STORAGE_FAILED for catalogs that cannot be opened.
+                Then nothing listens any more.
         """
         started = time.monotonic()
         try:
             self._repository.start()
+            self._open_catalogs()
             admin = self._open_admin()
             grpc = self._open_transport()
         except BaseException:
@@ -198,6 +211,11 @@ class Server(InProcess):
             self._workers.close()
         self._repository.drain(max(0.0, limit - time.monotonic()))
         self._repository.close()
+        if self.jobs.recommend is not None:
+            self.jobs.recommend.drain(max(0.0, limit - time.monotonic()))
+            self.jobs.recommend.close()
+        if self._store is not None:
+            self._store.close()
         if self._admin is not None:
             self._admin.stop()
         self._stopped.set()
@@ -213,6 +231,14 @@ class Server(InProcess):
         self._admin.start()
         return self._admin.address
 
+    def _open_catalogs(self) -> None:
+        directory = self.config.catalogs.directory
+        if directory is None:
+            return
+        self._store = store = CatalogStore(directory, scanner=KernelScanner(self._num_kernel_threads))
+        embedder = InputVectors(self._repository, self.config.limits, self.metrics.serving)
+        self.jobs = replace(self.jobs, catalogs=Catalogs(store, embedder), recommend=Recommend(store, embedder))
+
     def _open_transport(self) -> tuple[str, ...]:
         options = self.config.transport
         if options is None:
@@ -225,7 +251,8 @@ class Server(InProcess):
         from headrace_server.rpc.transport.select import open_transport
 
         observer = self.metrics.rpc
-        health = build_health(self._repository, reflection=options.reflection, observer=observer)
+        has_catalogs = self.jobs.catalogs is not None
+        health = build_health(self._repository, catalogs=has_catalogs, reflection=options.reflection, observer=observer)
         workers = Workers(num_threads=self._num_prepare_threads, max_waiting=options.max_waiting_requests)
         self._health, self._workers = health, workers
         methods = build_methods(
@@ -235,6 +262,8 @@ class Server(InProcess):
                 similarity=self.jobs.similarity,
                 rerank=self.jobs.rerank,
                 tokenize=self.jobs.tokenize,
+                catalogs=self.jobs.catalogs,
+                recommend=self.jobs.recommend,
             ),
             models=self._repository,
             health=health,

@@ -23,8 +23,14 @@ from unit.models.small_models import (
     write_folder,
 )
 
-from headrace.v1 import classification_pb2_grpc, embedding_pb2_grpc, model_service_pb2_grpc
-from headrace_server.config import AdminOptions, ServerConfig, ThreadBudget, TransportOptions
+from headrace.v1 import (
+    catalog_pb2_grpc,
+    classification_pb2_grpc,
+    embedding_pb2_grpc,
+    model_service_pb2_grpc,
+    recommendation_pb2_grpc,
+)
+from headrace_server.config import AdminOptions, CatalogOptions, ServerConfig, ThreadBudget, TransportOptions
 from headrace_server.server import Server
 
 __all__ = ["BROKEN", "MODELS", "Serving", "picture", "serving_models", "write_repository"]
@@ -87,10 +93,18 @@ class Serving:
     def models(self) -> model_service_pb2_grpc.ModelServiceStub:
         return model_service_pb2_grpc.ModelServiceStub(self.channel)
 
+    @property
+    def catalogs(self) -> catalog_pb2_grpc.CatalogServiceStub:
+        return catalog_pb2_grpc.CatalogServiceStub(self.channel)
+
+    @property
+    def recommendation(self) -> recommendation_pb2_grpc.RecommendationServiceStub:
+        return recommendation_pb2_grpc.RecommendationServiceStub(self.channel)
+
 
 @contextlib.contextmanager
-def serving_models(repository: Path, transport_name: str) -> Iterator[Serving]:
-    """The repository served on a free port, ready."""
+def serving_models(repository: Path, transport_name: str, *, catalogs: Path | None = None) -> Iterator[Serving]:
+    """The repository served on a free port, ready; with the catalogs of a directory."""
     config = ServerConfig(
         repository=repository,
         threads=ThreadBudget(num_cores=2),
@@ -98,6 +112,7 @@ def serving_models(repository: Path, transport_name: str) -> Iterator[Serving]:
             listen=("127.0.0.1:0",), transport=transport_name, max_message_bytes=8_000_000, drain_grace_s=2
         ),
         admin=AdminOptions(listen=None),
+        catalogs=CatalogOptions(directory=catalogs),
     )
     server = Server(config)
     try:

@@ -10,15 +10,11 @@ import pytest
 from services_rig import Asked, OwnJob, details_of, on_both_transports, services, wait_until
 
 from headrace.v1 import (
-    catalog_pb2,
-    catalog_pb2_grpc,
     classification_pb2,
     embedding_pb2,
     generation_pb2,
     generation_pb2_grpc,
     model_service_pb2,
-    recommendation_pb2,
-    recommendation_pb2_grpc,
 )
 from headrace_server.errors import Reason, ServingError
 
@@ -144,8 +140,6 @@ def test_call_that_waited_past_its_deadline_is_never_prepared(transport_name: st
 @on_both_transports
 def test_what_is_not_built_says_so_by_name(transport_name: str) -> None:
     with services(transport_name, OwnJob()) as s:
-        recommendation = recommendation_pb2_grpc.RecommendationServiceStub(s.channel)
-        catalog = catalog_pb2_grpc.CatalogServiceStub(s.channel)
         generation = generation_pb2_grpc.GenerationServiceStub(s.channel)
         calls = {
             "headrace.v1.ClassificationService.Explain": lambda: s.classification.Explain(
@@ -153,12 +147,6 @@ def test_what_is_not_built_says_so_by_name(transport_name: str) -> None:
             ),
             "headrace.v1.ModelService.LoadModel": lambda: s.models.LoadModel(
                 model_service_pb2.LoadModelRequest(), timeout=TIMEOUT_S
-            ),
-            "headrace.v1.RecommendationService.Recommend": lambda: recommendation.Recommend(
-                recommendation_pb2.RecommendRequest(), timeout=TIMEOUT_S
-            ),
-            "headrace.v1.CatalogService.UpsertItemsStream": lambda: list(
-                catalog.UpsertItemsStream(iter([catalog_pb2.UpsertItemsStreamRequest()]), timeout=TIMEOUT_S)
             ),
             "headrace.v1.GenerationService.Generate": lambda: list(
                 generation.Generate(generation_pb2.GenerateRequest(), timeout=TIMEOUT_S)

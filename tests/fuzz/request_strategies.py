@@ -17,9 +17,10 @@ from headrace.v1 import tensor_pb2
 __all__ = ["damaged_bytes", "requests"]
 
 _MAX_DEPTH = 7
-_LIKELY = frozenset({"model", "inputs", "request", "left", "query", "documents", "texts", "name", "filter"})
+_LIKELY = frozenset({"model", "inputs", "request", "left", "query", "documents", "texts", "name", "catalog", "items"})
 _PICTURE = picture()
 _texts = st.one_of(st.sampled_from(["", "the cat", "a dog sat on the mat " * 40, "é\U0001f600"]), st.text(max_size=40))
+_catalogs = st.sampled_from(["things", "things", "users", "nobody"])
 _dimensions = st.sampled_from([8, 8, 8, 3, 1])
 
 
@@ -51,6 +52,7 @@ def _matrices(draw: st.DrawFn) -> Message:
 
 # By full name of the field, or of the message.
 _SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
+    "catalog": _catalogs,
     "headrace.v1.ModelSelector.name": st.sampled_from([*MODELS, BROKEN, "nobody"]),
     "headrace.v1.ModelSelector.version": st.sampled_from(["1", "2", ""]),
     "headrace.v1.Input.text": _texts,
@@ -70,6 +72,15 @@ _SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
     "headrace.v1.EmbedRequest.dimensions": st.integers(0, 9),
     "headrace.v1.Tensor": _tensors(),
     "headrace.v1.VectorMatrix": _matrices(),
+    "headrace.v1.CatalogSpec.dimension": st.sampled_from([1, 8]),
+    "headrace.v1.FieldEquals.field": st.just("year"),
+    "headrace.v1.FieldIn.field": st.just("year"),
+    "headrace.v1.FieldRange.field": st.just("year"),
+    "headrace.v1.FilterValue.integer": st.integers(0, 9),
+    "headrace.v1.RecommendRequest.k": st.integers(0, 5),
+    "headrace.v1.ItemBatch.ids": st.sampled_from(["a", "b", "c", "d"]),
+    "headrace.v1.ItemQuery.ids": st.sampled_from(["a", "b", "c"]),
+    "headrace.v1.UserQuery.catalog": st.just("users"),
     "grpc.health.v1.HealthCheckRequest.service": st.sampled_from(["", "headrace.v1.EmbeddingService", "model:mood"]),
 }
 
@@ -112,6 +123,8 @@ def _field(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
         key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))
         keys = _either(f"{field.full_name}.key", _scalar(key))
         return st.dictionaries(keys, _one(value, depth), max_size=3)
+    if field.name == "catalog" and field.containing_type.name.endswith("Request"):
+        return _either("catalog", _scalar(field))
     if is_repeated(field):
         return st.lists(_one(field, depth), max_size=3)
     return _one(field, depth)

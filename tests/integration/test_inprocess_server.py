@@ -12,7 +12,11 @@ import pytest
 from contract.services_models import BROKEN, MODELS, write_repository
 
 import headrace_server
-from headrace_server import Reason, Server, ServerConfig, ServingError
+from headrace_server import Reason, Server, ServerConfig, ServingError, TextInput
+from headrace_server.items.catalog import CatalogSpec
+from headrace_server.items.catalog import ModelRef as CatalogModel
+from headrace_server.items.open_catalog import ItemFields
+from headrace_server.jobs.recommend_query import ByInputs, ByVectors
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +112,27 @@ def test_stopping_waits_for_requests_in_flight(repository: Path) -> None:
         thread.join(30)
         assert not thread.is_alive()
     assert answers == [512]
+
+
+def test_catalogs_are_kept_and_recommended_from_without_a_socket(repository: Path, tmp_path: Path) -> None:
+    texts = ["the cat", "a dog", "the mat"]
+    with Server(repository=repository, catalogs=tmp_path / "catalogs") as server:
+        model = CatalogModel(name="sentence")
+        server.catalogs.create(CatalogSpec(name="texts", dimension=8, embedding_model=model))
+        assert server.catalogs.upsert("texts", texts, inputs=texts, payloads=[{"n": 1}, None, "{}"]).num_inserted == 3
+    with Server(repository=repository, catalogs=tmp_path / "catalogs") as server:
+        answer = server.catalogs.recommend("texts", ByInputs([TextInput("a dog")]), k=2)
+        assert answer.results[0].items[0].item.id == "a dog"
+        assert answer.results[0].exact
+        vectors = server.embed("sentence", "the cat").embeddings
+        found = server.catalogs.recommend("texts", ByVectors(vectors), k=1, fields=ItemFields(payload=True))
+        assert found.results[0].items[0].item.payload == '{"n": 1}'
+        assert server.catalogs.delete("texts", ["a dog"]).num_deleted == 1
+        assert server.catalogs.get("texts", texts).missing_ids == ("a dog",)
+        assert [info.num_items for info in server.catalogs.list()] == [2]
+        assert server.catalogs.drop("texts") == 2
+    with Server(repository=repository) as server, pytest.raises(ServingError, match="without a directory"):
+        server.catalogs.list()
 
 
 def test_one_models_folder_is_a_repository_too(repository: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@
 """
 
 from headrace_client.aio import AsyncClient
+from headrace_client.catalogs import CatalogInfo, Item, Recommended, UpsertReport
 from headrace_client.channel import ChannelOptions
 from headrace_client.client import Client
 from headrace_client.errors import (
@@ -46,6 +47,7 @@ from headrace_client.results import (
 __all__ = [
     "AsyncClient",
     "Cancelled",
+    "CatalogInfo",
     "ChannelOptions",
     "Classification",
     "Classifications",
@@ -58,6 +60,7 @@ __all__ = [
     "Input",
     "InputUsage",
     "InvalidArgument",
+    "Item",
     "LabelScore",
     "ModelInfo",
     "ModelVersion",
@@ -67,6 +70,7 @@ __all__ = [
     "RankedDocument",
     "Ranking",
     "Raw",
+    "Recommended",
     "Resource",
     "ServerFault",
     "Similarities",
@@ -77,5 +81,6 @@ __all__ = [
     "TokenizedText",
     "Unavailable",
     "Unimplemented",
+    "UpsertReport",
     "Violation",
 ]

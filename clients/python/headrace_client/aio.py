@@ -10,12 +10,16 @@ import grpc
 import grpc.aio
 
 from headrace.v1 import (
+    catalog_pb2,
+    catalog_pb2_grpc,
     classification_pb2,
     classification_pb2_grpc,
     embedding_pb2,
     embedding_pb2_grpc,
     model_service_pb2_grpc,
+    recommendation_pb2_grpc,
 )
+from headrace_client import catalogs as records
 from headrace_client import requests, responses
 from headrace_client.channel import (
     HEALTH_METHOD,
@@ -60,6 +64,8 @@ class AsyncClient:
         self._classification: Any = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._embedding: Any = embedding_pb2_grpc.EmbeddingServiceStub(self._channel)
         self._models: Any = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._catalogs: Any = catalog_pb2_grpc.CatalogServiceStub(self._channel)
+        self._recommendation: Any = recommendation_pb2_grpc.RecommendationServiceStub(self._channel)
         self._health: Any = self._channel.unary_unary(HEALTH_METHOD)
 
     async def __aenter__(self) -> Self:
@@ -170,6 +176,61 @@ class AsyncClient:
         request = requests.get_model_request(name, version, label)
         response, _ = await self._call(self._models.GetModel, request, timeout_s)
         return responses.model_info(response.model)
+
+    async def create_catalog(
+        self, name: str, dimension: int, *, timeout_s: float | None = None, **options: Any
+    ) -> records.CatalogInfo:
+        """Makes an empty catalog; options: metric, fields, embedding_model, description."""
+        request = records.create_catalog_request(name, dimension, **options)
+        response, _ = await self._call(self._catalogs.CreateCatalog, request, timeout_s)
+        return records.catalog_info(response.catalog)
+
+    async def drop_catalog(self, name: str, *, allow_missing: bool = False, timeout_s: float | None = None) -> int:
+        """Removes a catalog; how many items went with it."""
+        request = catalog_pb2.DropCatalogRequest(catalog=name, allow_missing=allow_missing)
+        response, _ = await self._call(self._catalogs.DropCatalog, request, timeout_s)
+        return int(response.num_items)
+
+    async def catalogs(self, *, timeout_s: float | None = None) -> list[records.CatalogInfo]:
+        """Every catalog, by name."""
+        found: list[records.CatalogInfo] = []
+        page_token = ""
+        while True:
+            request = catalog_pb2.ListCatalogsRequest(page_token=page_token)
+            response, _ = await self._call(self._catalogs.ListCatalogs, request, timeout_s)
+            found += map(records.catalog_info, response.catalogs)
+            page_token = response.next_page_token
+            if not page_token:
+                return found
+
+    async def upsert(
+        self, catalog: str, ids: Sequence[str], *, timeout_s: float | None = None, **columns: Any
+    ) -> records.UpsertReport:
+        """Adds or replaces items, all or none, durable on return; columns: vectors or inputs, and payloads."""
+        request = catalog_pb2.UpsertItemsRequest(catalog=catalog, items=records.item_batch(ids, **columns))
+        response, _ = await self._call(self._catalogs.UpsertItems, request, timeout_s)
+        return records.UpsertReport(response.num_inserted, response.num_replaced, response.revision)
+
+    async def delete(self, catalog: str, ids: Sequence[str], *, timeout_s: float | None = None) -> int:
+        """Removes items by id; how many were there."""
+        request = catalog_pb2.DeleteItemsRequest(catalog=catalog, ids=catalog_pb2.ItemIds(ids=ids))
+        response, _ = await self._call(self._catalogs.DeleteItems, request, timeout_s)
+        return int(response.num_deleted)
+
+    async def get(
+        self, catalog: str, ids: Sequence[str], *, vector: bool = False, timeout_s: float | None = None
+    ) -> tuple[records.Item, ...]:
+        """Those of the items that are there, with their payloads."""
+        fields = catalog_pb2.ItemFields(payload=True, vector=vector, payload_as_json=True)
+        request = catalog_pb2.GetItemsRequest(catalog=catalog, ids=ids, fields=fields)
+        response, _ = await self._call(self._catalogs.GetItems, request, timeout_s)
+        return records.items_of(response.items)
+
+    async def recommend(self, catalog: str, *, timeout_s: float | None = None, **asked: Any) -> records.Recommended:
+        """The best items for vectors, items, a history, a user, or inputs; asked as `recommend_request` says."""
+        request = records.recommend_request(catalog, **asked)
+        response, _ = await self._call(self._recommendation.Recommend, request, timeout_s)
+        return records.recommended(response)
 
     async def is_ready(self, *, timeout_s: float = 1.0) -> bool:
         """Whether a server is there and serving. Never raises for one that is not."""

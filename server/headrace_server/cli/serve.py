@@ -12,6 +12,7 @@ from headrace_server.cli.faults import USAGE, fail, plain_failures
 from headrace_server.config import (
     AdminOptions,
     BatchPolicy,
+    CatalogOptions,
     EngineOptions,
     ServerConfig,
     ThreadBudget,
@@ -77,6 +78,9 @@ MaxQueueRows = Annotated[int, _option(
     "MAX_QUEUE_ROWS", "Rows waiting a model; beyond it requests are refused.", _BATCHES)]
 MaxMessageBytes = Annotated[int, _option("MAX_MESSAGE_BYTES", "Largest request or response.", _LIMITS)]
 MaxConcurrentStreams = Annotated[int, _option("MAX_CONCURRENT_STREAMS", "RPCs in flight a connection.", _LIMITS)]
+Catalogs = Annotated[Path | None, _option(
+    "CATALOGS", "Directory of item catalogs, made where it is missing; without it there are none.", _RUNNING,
+    metavar="DIR", show_default=False)]
 LogLevelOption = Annotated[LogLevel, _option("LOG_LEVEL", "debug also logs every answered call.", _RUNNING)]
 LogFormatOption = Annotated[LogFormat, _option("LOG_FORMAT", "auto: text on a terminal, else JSON.", _RUNNING)]
 DrainGraceS = Annotated[float, _option(
@@ -93,6 +97,7 @@ def serve(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", envvar="HEADRACE_REPOSITORY", help="Models, or one model's folder.")
     ],
+    catalogs: Catalogs = None,
     listen: Listen = None,
     admin: Admin = "127.0.0.1:9090",
     transport: Transport = TransportChoice.AUTO,
@@ -136,6 +141,7 @@ def serve(
                 reflection=reflection,
             ),
             admin=AdminOptions(listen=admin_address(admin)),
+            catalogs=CatalogOptions(directory=catalogs),
             log_level=log_level.value,
             log_format=log_style(log_format),
         )

@@ -208,6 +208,10 @@ class CatalogStore:
             self._catalogs = {**self._catalogs, name: second, other: first}
             return second.info(name)
 
+    def catalog(self, name: str) -> OpenCatalog:
+        """The catalog that the name stands for at this moment: the same one whatever the name stands for later."""
+        return self._catalog(name)
+
     def index(self, name: str) -> Snapshot:
         """What searches of a catalog see at this moment."""
         return self._catalog(name).index.snapshot

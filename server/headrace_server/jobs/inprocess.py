@@ -21,8 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace_server.errors import Reason, ServingError
+from headrace_server.jobs.catalogs import Catalogs
 from headrace_server.jobs.classify import Classify
 from headrace_server.jobs.embed import Embed
+from headrace_server.jobs.inprocess_catalogs import CatalogCalls
 from headrace_server.jobs.queries import (
     ClassifyQuery,
     ClassifyResult,
@@ -38,6 +40,7 @@ from headrace_server.jobs.queries import (
     TokenizeQuery,
     TokenizeResult,
 )
+from headrace_server.jobs.recommend import Recommend
 from headrace_server.jobs.rerank import Rerank
 from headrace_server.jobs.similarity import Similarity
 from headrace_server.jobs.tokenize import Tokenize
@@ -64,13 +67,15 @@ _INPUTS = (TextInput, ImageInput, BytesInput, FeaturesInput, TensorsInput)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Jobs:
-    """The jobs that are built, over one repository."""
+    """The jobs that are built, over one repository; those of catalogs where there is a directory for them."""
 
     classify: Classify
     embed: Embed
     similarity: Similarity
     rerank: Rerank
     tokenize: Tokenize
+    catalogs: Catalogs | None = None
+    recommend: Recommend | None = None
 
 
 class InProcess:
@@ -84,6 +89,11 @@ class InProcess:
     def __init__(self, jobs: Jobs, repository: Repository) -> None:
         self.jobs = jobs
         self._repository = repository
+
+    @property
+    def catalogs(self) -> CatalogCalls:
+        """Catalogs: created, filled, read, and asked for recommendations."""
+        return CatalogCalls(self.jobs.catalogs, self.jobs.recommend)
 
     def classify(
         self,

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from headrace_server.jobs.catalogs import Catalogs
 from headrace_server.jobs.queries import (
     ClassifyQuery,
     ClassifyResult,
@@ -18,6 +19,7 @@ from headrace_server.jobs.queries import (
     TokenizeQuery,
     TokenizeResult,
 )
+from headrace_server.jobs.recommend import Recommend
 from headrace_server.serving.context import RequestContext
 
 __all__ = ["Job", "Jobs"]
@@ -36,10 +38,12 @@ class Job(Protocol[QueryT, ResultT]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Jobs:
-    """The jobs that are built."""
+    """The jobs that are built; those of catalogs where the server was given a directory for them."""
 
     classify: Job[ClassifyQuery, ClassifyResult]
     embed: Job[EmbedQuery, EmbedResult]
     similarity: Job[SimilarityQuery, SimilarityResult]
     rerank: Job[RerankQuery, RerankResult]
     tokenize: Job[TokenizeQuery, TokenizeResult]
+    catalogs: Catalogs | None = None
+    recommend: Recommend | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
@@ -19,6 +18,7 @@ from headrace.v1 import (
 from headrace_server.config import InputLimits
 from headrace_server.models.model import Task
 from headrace_server.rpc.admission import Workers
+from headrace_server.rpc.catalog import CatalogService
 from headrace_server.rpc.classification import ClassificationService
 from headrace_server.rpc.dispatch import UnaryRpc, unary_method, unimplemented_method
 from headrace_server.rpc.embedding import EmbeddingService
@@ -27,8 +27,10 @@ from headrace_server.rpc.jobs import Jobs
 from headrace_server.rpc.listing import ModelListing
 from headrace_server.rpc.models import ModelService
 from headrace_server.rpc.observer import NoObserver, RpcObserver
+from headrace_server.rpc.recommendation import RecommendationService
 from headrace_server.rpc.reflection import SERVICE_NAMES as REFLECTION_NAMES
 from headrace_server.rpc.reflection import Reflection
+from headrace_server.rpc.serving_stream import ServerStreamRpc, server_stream_method
 from headrace_server.rpc.streaming import StreamRpc, stream_method
 from headrace_server.rpc.transport.call import Kind, Method
 
@@ -41,13 +43,22 @@ _TASKS: dict[str, tuple[Task, ...]] = {
     "headrace.v1.ModelService": (),
     "grpc.health.v1.Health": (),
 }
+# Of a server that was started with a directory for catalogs.
+_CATALOG_TASKS: dict[str, tuple[Task, ...]] = {
+    "headrace.v1.RecommendationService": (),
+    "headrace.v1.CatalogService": (),
+}
 _BUILT = (classification_pb2, embedding_pb2, model_service_pb2)
-_UNBUILT = (recommendation_pb2, catalog_pb2, generation_pb2)
+_CATALOGS = (recommendation_pb2, catalog_pb2)
+_UNBUILT = (generation_pb2,)
+_NO_CATALOGS = "the server was started without a directory for catalogs"
 
 
-def build_health(models: ModelListing, *, reflection: bool = True, observer: RpcObserver | None = None) -> Health:
-    """Health over the built services; not ready until `set_ready`."""
-    tasks: dict[str, tuple[Task, ...]] = dict(_TASKS)
+def build_health(
+    models: ModelListing, *, catalogs: bool = False, reflection: bool = True, observer: RpcObserver | None = None
+) -> Health:
+    """Health over the built services, those of catalogs where there are any; not ready until `set_ready`."""
+    tasks: dict[str, tuple[Task, ...]] = {**_TASKS, **(_CATALOG_TASKS if catalogs else {})}
     if reflection:
         tasks.update((name, ()) for name in REFLECTION_NAMES)
     return Health(models, tasks, observer=observer)
@@ -63,28 +74,37 @@ def build_methods(
     observer: RpcObserver | None = None,
     reflection: bool = True,
 ) -> list[Method]:
-    """Every method, for a transport. Services that are not built answer UNIMPLEMENTED and are not advertised."""
+    """Every method, for a transport. Services that are not built, and those of catalogs where the jobs have none,
+    answer UNIMPLEMENTED and are not advertised."""
     limits = limits or InputLimits()
     observer = observer or NoObserver()
     built: dict[str, Method] = {}
-    rpcs: Sequence[UnaryRpc[Any] | StreamRpc[Any]] = (
+    rpcs: list[UnaryRpc[Any] | StreamRpc[Any] | ServerStreamRpc[Any]] = [
         *ClassificationService(jobs, limits).rpcs,
         *EmbeddingService(jobs, limits).rpcs,
         *ModelService(models).rpcs,
         *health.rpcs,
-    )
+    ]
+    advertised: tuple[Any, ...] = _BUILT
+    if jobs.catalogs is not None and jobs.recommend is not None:
+        rpcs += CatalogService(jobs.catalogs, limits).rpcs
+        rpcs += RecommendationService(jobs.recommend, limits).rpcs
+        advertised += _CATALOGS
     for rpc in rpcs:
-        if isinstance(rpc, StreamRpc):
+        if isinstance(rpc, ServerStreamRpc):
+            built[rpc.name] = server_stream_method(rpc, workers=workers, observer=observer)
+        elif isinstance(rpc, StreamRpc):
             built[rpc.name] = stream_method(rpc, workers=workers, observer=observer)
         else:
             built[rpc.name] = unary_method(rpc, workers=workers, observer=observer)
     built[health.watch_method.name] = health.watch_method
-    for module in (*_BUILT, *_UNBUILT):
+    for module in (*_BUILT, *_CATALOGS, *_UNBUILT):
+        why = _NO_CATALOGS if module in _CATALOGS else "not built yet"
         for name, kind in _methods_of(module.DESCRIPTOR):
             if name not in built:
-                built[name] = unimplemented_method(name, kind, observer)
+                built[name] = unimplemented_method(name, kind, observer, why=why)
     if reflection:
-        services = [service for module in (*_BUILT, health_pb2) for service in _services_of(module.DESCRIPTOR)]
+        services = [service for module in (*advertised, health_pb2) for service in _services_of(module.DESCRIPTOR)]
         built.update((method.name, method) for method in Reflection(services, observer).methods())
     return list(built.values())
 

@@ -3,9 +3,9 @@
     message ──▶ waiting ──▶ prepared on a worker, one at a time ──▶ with the engine ──▶ its turn ──▶ send
 
 At most WINDOW messages of a stream (fewer, once they hold MAX_BYTES_IN_FLIGHT) are anywhere between arrival and
-sending, and at most MAX_ROWS_IN_FLIGHT inputs of it are with the engine (or one message, where that alone is larger):
-a stream never fills a queue that others share, and holds one place in the Workers at most. Where the window is full,
-or the reader slow, nothing more is read from the client, and HTTP/2's flow control holds it.
+sending, and at most MAX_ROWS_IN_FLIGHT inputs of it are with the engine, or what its RPC says instead (or one message,
+where that alone is larger): a stream never fills a queue that others share, and holds one place in the Workers at most.
+Where the window is full, or the reader slow, nothing more is read from the client, and HTTP/2's flow control holds it.
 
 The first request that fails, in the order they were sent, ends the stream with its status after every answer before it
 was delivered; what came after it is cancelled.
@@ -43,20 +43,23 @@ RequestT = TypeVar("RequestT", bound=Message)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamRpc(Generic[RequestT]):
-    """One bidi RPC whose messages each hold a whole request, in the field `request`."""
+    """One bidi RPC whose messages each hold a whole request, in the field `request` or as they are."""
 
     name: str
     request_type: type[RequestT]
     check: Callable[[RequestT], object]  # what is around the inner request
     num_rows: Callable[[RequestT], int]  # inputs in one message
     start: Callable[[RequestT, RequestContext], Deferred]  # its errors name fields of the inner request
+    prefix: str = "request."  # where in a message that request stands
+    max_rows: int = MAX_ROWS_IN_FLIGHT
+    per_call: Callable[[], StreamRpc[RequestT]] | None = None  # for calls that remember: the RPC of one call
 
 
 def stream_method(rpc: StreamRpc[RequestT], *, workers: Workers, observer: RpcObserver) -> Method:
     """The method as a transport serves it."""
 
     def handle(call: Call) -> None:
-        _Stream(rpc, call, workers, observer)
+        _Stream(rpc if rpc.per_call is None else rpc.per_call(), call, workers, observer)
 
     return Method(rpc.name, Kind.BIDI_STREAM, handle)
 
@@ -149,7 +152,7 @@ class _Stream(Generic[RequestT]):
 
     def _fits(self, slot: _Slot[RequestT]) -> bool:
         """Lock held: its rows may join those in flight; said of a message that is not parsed yet, too."""
-        return not self._rows_in_flight or self._rows_in_flight + slot.num_rows <= MAX_ROWS_IN_FLIGHT
+        return not self._rows_in_flight or self._rows_in_flight + slot.num_rows <= self._rpc.max_rows
 
     def _prepare(self, waited_ns: int) -> None:
         """On a worker: starts the oldest message that waits, unless its rows have to wait for others to leave."""
@@ -197,7 +200,7 @@ class _Stream(Generic[RequestT]):
         try:
             deferred = self._rpc.start(request, context)
         except ServingError as error:
-            raise prefixed(error, "request.", message_index=slot.index) from error
+            raise prefixed(error, self._rpc.prefix, message_index=slot.index) from error
         slot.request = None
         deferred.future.add_done_callback(partial(self._on_result, slot, deferred.encode))
 
@@ -208,7 +211,7 @@ class _Stream(Generic[RequestT]):
         try:
             self._settle(slot, reply=encode(future.result()).SerializeToString())
         except ServingError as error:
-            self._settle(slot, error=prefixed(error, "request.", message_index=slot.index))
+            self._settle(slot, error=prefixed(error, self._rpc.prefix, message_index=slot.index))
         except BaseException as error:  # a cancelled future raises a BaseException of its own
             self._settle(slot, error=error)
 

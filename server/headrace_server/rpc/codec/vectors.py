@@ -33,16 +33,20 @@ _NUMBERS: dict[VectorType, tensor_pb2.VectorType] = {
 }
 
 
-def decode_vectors(message: tensor_pb2.VectorMatrix, field: str) -> Vectors:
+def decode_vectors(message: tensor_pb2.VectorMatrix, field: str, *, finite: bool = True) -> Vectors:
     """f32[n, d] with n, d ≥ 1, C-contiguous, every element finite; a view of the message's bytes for float32.
+
+    finite  False: who asks looks himself at each row for values that are not
 
     raises  ServingError INVALID_INPUT naming `{field}.…`: sizes that disagree, unknown type, values not finite
     """
     vector_type = known(message.vector_type, VECTOR_TYPES, f"{field}.vector_type")
     vectors = _decode_floats(message, field) if message.floats else _decode_packed(message, field, vector_type)
-    finite = np.isfinite(vectors)
-    if not finite.all():
-        row, column = (int(place) for place in np.argwhere(~finite)[0])
+    if not finite:
+        return vectors
+    are_finite = np.isfinite(vectors)
+    if not are_finite.all():
+        row, column = (int(place) for place in np.argwhere(~are_finite)[0])
         raise invalid_input(field, f"element {column} of vector {row} is {vectors[row, column]}, must be finite")
     return vectors
 
