@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +85,7 @@ def run(
     """Serve the demo models, ask them one question of each job, and serve on."""
     from headrace_server.cli.running import run_server
     from headrace_server.cli.tour import take_tour
-    from headrace_server.config import AdminOptions, ServerConfig, TransportOptions
+    from headrace_server.config import AdminOptions, CatalogOptions, ServerConfig, TransportOptions
     from headrace_server.server import Addresses
 
     failed = False
@@ -96,9 +97,10 @@ def run(
             print(f"\nserving {addresses.grpc[0]}; Ctrl-C stops it", flush=True)
         return not once
 
-    with plain_failures():
+    with plain_failures(), tempfile.TemporaryDirectory(prefix="headrace-demo-") as catalogs:
         config = ServerConfig(
             repository=directory,
+            catalogs=CatalogOptions(directory=Path(catalogs)),
             transport=TransportOptions(listen=(listen,)),
             admin=AdminOptions(listen=admin_address(admin)),
             log_level=log_level.value,

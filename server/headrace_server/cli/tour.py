@@ -32,6 +32,16 @@ _SUBSCRIBERS: Sequence[dict[str, str | float]] = (
     {"plan": "premium", "payment": "card", "country": "JP", "tenure_months": 48, "visits_last_30_days": 22,
      "days_since_last_visit": 1, "minutes_per_visit": 18.0, "tickets_last_90_days": 0, "discount_percent": 10},
 )  # fmt: skip
+_CATALOG = "headrace-tour"
+_WISH = "something to keep me dry on a rainy walk"
+_WARES = {
+    "raincoat": "A raincoat that keeps you dry in heavy rain.",
+    "umbrella": "A folding umbrella for wet days.",
+    "tent": "A tent for two people, for camping in the mountains.",
+    "sleeping bag": "A warm sleeping bag for cold nights outdoors.",
+    "frying pan": "A cast-iron frying pan for the kitchen.",
+    "desk lamp": "A desk lamp with a dimmer.",
+}
 _QUESTION = "How do I get my money back?"
 _DOCUMENTS = (
     "Our office is open from nine to five on weekdays.",
@@ -103,6 +113,7 @@ class _Tour:
             ("Compare texts by meaning", self._compare),
             ("Compare images by content", self._compare_photos),
             (f"Order documents by relevance: {_QUESTION!r}", self._rerank),
+            (f"Recommend from a catalog of wares: {_WISH!r}", self._recommend),
             ("Tokenise a text", self._tokenize),
             ("Stream: 256 texts in messages of 16", self._stream),
         ]
@@ -197,6 +208,29 @@ class _Tour:
         ranking = self._client.rerank(model.name, _QUESTION, list(_DOCUMENTS), return_documents=True)
         return [f"{each.score:+.3f}  {each.document}" for each in ranking.documents]
 
+    def _recommend(self) -> list[str]:
+        """Wares kept in a catalog of the tour's own, which it makes and removes."""
+        from headrace_client import Unimplemented
+
+        model = self._find("embed", "text")
+        if model is None:
+            return _NOBODY
+        try:
+            self._client.drop_catalog(_CATALOG, allow_missing=True)
+        except Unimplemented:
+            return _NO_CATALOGS
+        self._client.create_catalog(_CATALOG, model.embedding_dimension, embedding_model=model.name)
+        try:
+            self._client.upsert(_CATALOG, list(_WARES), inputs=list(_WARES.values()))
+            by_text = self._client.recommend(_CATALOG, inputs=_WISH, k=2).results[0]
+            by_item = self._client.recommend(_CATALOG, items=["tent"], k=2).results[0]
+        finally:
+            self._client.drop_catalog(_CATALOG, allow_missing=True)
+        return [
+            "by the text      " + "; ".join(f"{item.id} {item.score:.3f}" for item in by_text),
+            "by the item tent " + "; ".join(f"{item.id} {item.score:.3f}" for item in by_item),
+        ]
+
     def _tokenize(self) -> list[str]:
         model = self._find("embed", "text") or self._find("classify", "text")
         if model is None:
@@ -216,6 +250,7 @@ class _Tour:
 
 
 _NOBODY = ["(no model here does that)"]
+_NO_CATALOGS = ["(no catalogs here: serve with --catalogs DIR)"]
 _NO_PHOTOS = ["(no photos here: they come with scikit-learn, pip install 'headrace[demo]')"]
 
 
