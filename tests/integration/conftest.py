@@ -42,10 +42,12 @@ def package_cache() -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_address(demo_models: Path) -> Iterator[str]:
-    """host:port of a server of the demo models, over real gRPC, with every model ready."""
+def demo_address(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """host:port of a server of the demo models and of catalogs, over real gRPC, with every model ready."""
     from headrace_server import Server
 
-    with Server(repository=demo_models, listen="127.0.0.1:0") as server:
+    with Server(
+        repository=demo_models, listen="127.0.0.1:0", catalogs=tmp_path_factory.mktemp("catalogs")
+    ) as server:
         server.wait_ready()
         yield server.addresses.grpc[0]
