@@ -46,8 +46,6 @@ def demo_address(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """host:port of a server of the demo models and of catalogs, over real gRPC, with every model ready."""
     from headrace_server import Server
 
-    with Server(
-        repository=demo_models, listen="127.0.0.1:0", catalogs=tmp_path_factory.mktemp("catalogs")
-    ) as server:
+    with Server(repository=demo_models, listen="127.0.0.1:0", catalogs=tmp_path_factory.mktemp("catalogs")) as server:
         server.wait_ready()
         yield server.addresses.grpc[0]
