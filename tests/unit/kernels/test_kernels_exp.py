@@ -12,6 +12,8 @@ import headrace_kernels
 
 SIMD = Path(headrace_kernels.__file__).parent / "_native" / "simd"
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+# Variants without vectors of their own run another variant's exponential.
+VARIANTS = [isa for isa in headrace_kernels.variants() if (SIMD / f"vector_{isa}.h").exists()]
 WORST_ULP = 1.01
 """docs/kernels.md states it."""
 
@@ -31,7 +33,7 @@ def sweep(isa: str, step: int, folder: Path) -> tuple[int, float, float, int]:
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
-@pytest.mark.parametrize("isa", headrace_kernels.variants())
+@pytest.mark.parametrize("isa", VARIANTS)
 @pytest.mark.parametrize("step", [997, pytest.param(1, marks=pytest.mark.full)])
 def test_exponential_stays_within_its_bound_and_in_order(isa: str, step: int, tmp_path: Path) -> None:
     inputs, normal, denormal, inversions = sweep(isa, step, tmp_path)
