@@ -371,5 +371,6 @@ def test_example_of_the_documentation_runs(
 ) -> None:
     page = (Path(__file__).parents[3] / "docs" / "catalogs.md").read_text()
     monkeypatch.chdir(tmp_path)
-    exec(page.split("```python\n")[1].split("```")[0], {})
+    (example,) = (part.split("```")[0] for part in page.split("```python\n")[1:] if "CatalogStore(" in part)
+    exec(example, {})
     assert capsys.readouterr().out.startswith("('a',) [0.98")
