@@ -127,9 +127,19 @@ buf: $(INSTALLED)              ## buf lint, and buf breaking against the last re
 # ---------------------------------------------------------------------------------------------------------------------
 # Matrix, distributions, benchmarks
 
-.PHONY: test-matrix dist test-dist bench-serving bench-echo bench-kernels train-spam clean help
+.PHONY: test-matrix dist test-dist bench-serving bench-echo bench-kernels bench-topk train-spam clean help
 test-matrix: $(KERNELS)        ## transports and messages on the oldest and newest grpcio and protobuf
 	@BIN=$(BIN) bash tests/contract/run_matrix.sh
+
+# Peers are measured beside us in an environment of their own: no other command needs them, and they are large.
+PEERS := build/venvs/peers
+$(PEERS)/.installed: $(PYPROJECTS) $(KERNELS) | $(BIN)/python
+	@echo "peers: installing the packages that benchmarks compare with into $(PEERS)"
+	@$(BIN)/python -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check -qq install 'setuptools>=77' 'Cython>=3.1,<4'
+	@HEADRACE_EXTENSIONS=0 $(PEERS)/bin/python -m pip --disable-pip-version-check -qq install --no-compile --no-build-isolation \
+		-e protos -e clients/python -e '.[cpu,bench,peers]'
+	@touch $@
 
 dist: $(INSTALLED)             ## wheels and sdists of the three distributions, in dist/
 	@rm -rf dist
@@ -147,8 +157,11 @@ bench-serving: demo-models     ## echo on both transports, and served models bes
 bench-echo: $(KERNELS)         ## both transports beside plain grpc.aio
 	@$(BIN)/python benchmarks/bench_echo.py $(ARGS)
 
-bench-kernels: $(KERNELS)      ## kernels beside NumPy
+bench-kernels: bench-topk      ## kernels beside NumPy, and the top-k scan beside its peers
 	@$(BIN)/python benchmarks/bench_kernels_small.py $(ARGS)
+
+bench-topk: $(PEERS)/.installed ## exact top-k beside faiss, numpy, implicit, usearch, numkong, scikit-learn
+	@$(PEERS)/bin/python benchmarks/bench_topk.py $(TOPK_ARGS)
 
 train-spam: demo-models        ## train the committed head of the text classifier again
 	@$(BIN)/python -c 'from pathlib import Path; from headrace_server.prepare.spam_training import train_spam; \

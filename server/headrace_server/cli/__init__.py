@@ -11,11 +11,16 @@ Exit status: 0 done; 1 it failed, said in one line on standard error; 2 the comm
 
 from __future__ import annotations
 
+import os
+
 __all__ = ["main"]
 
 
 def main() -> None:
     """The console script."""
+    # The core of gRPC writes remarks of its own to standard error ("Got goaway"), between our lines of JSON. It reads this
+    # when it is first imported; who wants the remarks sets it.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from headrace_server.cli.app import app
 
     app()
