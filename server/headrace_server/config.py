@@ -17,6 +17,7 @@ __all__ = [
     "AdminOptions",
     "BatchPolicy",
     "CatalogOptions",
+    "DecoderPolicy",
     "EngineOptions",
     "InputLimits",
     "ServerConfig",
@@ -129,6 +130,32 @@ class BatchPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderPolicy:
+    """How generations share a decoder."""
+
+    max_slots: int = 16  # sequences that advance together
+    max_length: int = 0  # tokens of one sequence, prompt and new ones; 0: the model's context, at most 4096
+    max_waiting: int = 512  # sequences waiting for a slot; beyond it requests are refused at once
+    prefill_chunk: int = 256  # prompt tokens computed between two decode steps while others are generating
+    prefix_cache_mb: int = 256  # memory for keys and values of prompts seen before; 0: none
+    default_max_tokens: int = 256  # new tokens where the request names none
+    max_chat_bytes: int = 4_194_304  # a conversation after its template
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("max_slots", 1, 1024),
+            ("max_length", 0, 1_048_576),
+            ("max_waiting", 1, 1_000_000),
+            ("prefill_chunk", 1, 65_536),
+            ("prefix_cache_mb", 0, 1_048_576),
+            ("default_max_tokens", 1, 1_048_576),
+            ("max_chat_bytes", 1, 1_073_741_824),
+        ):
+            value = getattr(self, name)
+            _require(low <= value <= high, f"decoder.{name}", value, f"from {low} to {high}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InputLimits:
     """What one request may ask for. A request over a limit is INVALID_INPUT naming field, value and limit."""
 
@@ -222,6 +249,7 @@ class ServerConfig:
     threads: ThreadBudget = field(default_factory=ThreadBudget)
     engine: EngineOptions = field(default_factory=EngineOptions)
     batching: BatchPolicy = field(default_factory=BatchPolicy)
+    decoder: DecoderPolicy = field(default_factory=DecoderPolicy)
     limits: InputLimits = field(default_factory=InputLimits)
     transport: TransportOptions | None = field(default_factory=TransportOptions)  # None: in-process calls alone
     admin: AdminOptions = field(default_factory=AdminOptions)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy.typing as npt
 
 from headrace_server.config import BatchPolicy, EngineOptions
+from headrace_server.models.generation import GenerationSpec
 from headrace_server.models.inputs import Input
 from headrace_server.models.signature import TensorSpec
 
@@ -121,6 +122,7 @@ class Model:
     default_prompt_name: str = ""  # the prompt used when the caller names none; "": none
     tokenizer: TextTokenizer | None = None  # of text models
     features: tuple[FeatureColumn, ...] = ()  # of models that read columns, in graph order
+    generation: GenerationSpec | None = None  # of models that generate text
     precision: str = ""  # of the weights as stored in the graph: "fp32", "fp16", "int8", …; "": no weights
     engine: EngineOptions = field(default_factory=EngineOptions)  # the server's, with the manifest's on top
     batching: BatchPolicy = field(

@@ -1,0 +1,65 @@
+"""GenerationSpec: what a folder says of a model that generates text: its cache, its ends, its defaults, its template."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace_server.config import DecoderPolicy
+
+__all__ = ["CacheKind", "GenerationDefaults", "GenerationSpec"]
+
+
+class CacheKind(enum.Enum):
+    """How the graph keeps keys and values."""
+
+    SHARED_BUFFER = "shared_buffer"  # past and present are one preallocated memory (GroupQueryAttention)
+    COPIED = "copied"  # past goes in, past and the new part come out (optimum, transformers.js)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationDefaults:
+    """How tokens are chosen where a request does not say: generation_config.json, else greedy."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSpec:
+    """A generator's shape and meaning, as read from its folder.
+
+    decoder            the graph that makes tokens
+    encoder            the graph that reads the source text; None: a decoder alone
+    context_length     positions that the model was made for
+    end_ids            tokens that end a text
+    decoder_start_id   first token of the new text of encoder–decoder models
+    chat_template      jinja source; "": the model has none
+    special_tokens     bos_token, eos_token, … by name, as chat templates use them
+    """
+
+    decoder: Path
+    encoder: Path | None = None
+    cache: CacheKind
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    vocabulary_size: int
+    context_length: int
+    end_ids: frozenset[int]
+    decoder_start_id: int | None = None
+    chat_template: str = ""
+    special_tokens: dict[str, str] = field(default_factory=dict)
+    defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+    policy: DecoderPolicy = field(default_factory=DecoderPolicy)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of one slot."""
+        return min(self.policy.max_length or 4096, self.context_length)
