@@ -18,8 +18,8 @@ __all__ = ["main"]
 
 def main() -> None:
     """The console script."""
-    # The core of gRPC writes remarks of its own to standard error ("Got goaway"), between our lines of JSON. It reads this
-    # when it is first imported; who wants the remarks sets it.
+    # The core of gRPC writes remarks of its own ("Got goaway") to standard error, between our lines of JSON. It reads
+    # this when it is first imported; who wants the remarks sets it.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from headrace_server.cli.app import app
 

@@ -1,4 +1,4 @@
-"""GenerationSpec: what a folder says of a model that generates text: its cache, its ends, its defaults, its template."""
+"""GenerationSpec: what a folder says of a text generator: its cache, its ends, its defaults, its template."""
 
 from __future__ import annotations
 

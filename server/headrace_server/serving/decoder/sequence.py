@@ -1,7 +1,7 @@
 """Sequence: one generation: its prompt, how tokens are chosen, who is told, and how far it is.
 
-A job makes a SequenceRequest; the Decoder makes a Sequence of it and tells the listener, on the decoder's thread, of each
-token and, once, of the end. Listeners are quick, raise nothing, and decide on the text: the Decoder knows token ids alone.
+A job makes a SequenceRequest; the Decoder makes a Sequence of it and tells the listener, on the decoder's thread, of
+each token and, once, of the end. Listeners are quick, raise nothing, and decide on the text: the Decoder knows tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
-    """How a token is chosen of a row of logits; ranges are those of the wire API. `seed` alone decides what is drawn."""
+    """How a token is chosen of a row of logits, in the wire API's ranges. `seed` alone decides what is drawn."""
 
     temperature: float = 0.0
     top_k: int = 0
