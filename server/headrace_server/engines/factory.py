@@ -16,7 +16,8 @@ from typing import Any
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
 from headrace_server.engines.devices import device_unavailable, split_device
-from headrace_server.engines.onnx import OnnxEngine, available_providers
+from headrace_server.engines.onnx import OnnxEngine
+from headrace_server.engines.onnx_session import available_providers
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.model import Model
 from headrace_server.models.onnx_header import OnnxHeader, read_onnx_header

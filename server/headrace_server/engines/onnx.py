@@ -1,14 +1,11 @@
-"""OnnxEngine: a graph on ONNX Runtime. The one file that imports onnxruntime, and only once a model is loaded.
+"""OnnxEngine: a graph on ONNX Runtime, for runs that do not depend on each other.
 
-Threads come from the ThreadBudget alone and never spin: on few cores a spinning pool takes the time of the next
-request's tokeniser. The memory arena keeps what a usual batch needs and gives an outsized batch's memory back after it.
-The runtime's own log is off: what it has to say comes as exceptions, and must not reach callers or standard error.
+Threads come from the ThreadBudget alone and never spin. The memory arena keeps what a usual batch needs and gives an
+outsized batch's memory back after it.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,67 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from headrace_server.engines.base import Array, EngineInfo
-from headrace_server.engines.devices import device_unavailable
-from headrace_server.engines.heap import trim_heap
+from headrace_server.engines.onnx_session import FATAL_ONLY, load_runtime, open_session
 from headrace_server.engines.onnx_types import GraphTensor, check_feeds, graph_tensor, map_matrix, shapes_disagree
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.signature import TensorSpec
 
-__all__ = ["OnnxEngine", "available_providers", "load_runtime"]
+__all__ = ["OnnxEngine"]
 
-_FATAL_ONLY = 4  # log severity
 _OUTSIZED = 8.0  # a run this many times larger than the usual gives its memory back
 _USUAL_WEIGHT = 1 / 32  # of the newest run in what is usual
-
-_LOAD_FAULTS = {
-    "InvalidProtobuf": "it is not a readable ONNX file",
-    "InvalidGraph": "its graph is not valid for this runtime",
-    "InvalidArgument": "its graph is not valid for this runtime",
-    "NotImplemented": "it uses an operator that this runtime does not have",
-    "NoSuchFile": "the graph or its external data is missing",
-    "Fail": "the runtime cannot load it (a newer opset, or damaged data)",
-}
-
-
-def load_runtime() -> Any:
-    """The onnxruntime module, its telemetry off.
-
-    Raises ServingError DEVICE_UNAVAILABLE where it is not installed, or where two of its wheels are: they overwrite
-    each other's files, and which one runs depends on the order of installation.
-    """
-    present = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
-    if len(present) == 2:
-        raise device_unavailable(
-            "onnxruntime",
-            actual="unknown",
-            reason="onnxruntime and onnxruntime-gpu are installed together and overwrite each other",
-            cure="uninstall both, then install the one that fits this machine",
-        )
-    try:
-        runtime = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise device_unavailable(
-            "onnxruntime",
-            actual="none",
-            reason="onnxruntime is not installed or does not load",
-            cure="install onnxruntime",
-            detail=repr(error),
-        ) from error
-    runtime.disable_telemetry_events()
-    return runtime
-
-
-def available_providers() -> tuple[str, ...]:
-    """The execution providers that the installed runtime was built with: none of them is known to work here."""
-    return tuple(load_runtime().get_available_providers())
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 class OnnxEngine:
@@ -105,16 +50,9 @@ class OnnxEngine:
     ) -> None:
         started = time.perf_counter()
         self._runtime = runtime = load_runtime()
-        self._session: Any = self._open(graph, provider, dict(provider_options or {}), num_threads)
-        actual = self._session.get_providers()[0]
-        if actual != provider:
-            self._session = None
-            raise device_unavailable(
-                device,
-                actual=actual,
-                reason=f"the runtime could not start {provider} and fell back to {actual}",
-                cure="install the driver and libraries it needs, or set device to cpu or auto",
-            )
+        self._session: Any = open_session(
+            graph, device=device, provider=provider, provider_options=provider_options, num_threads=num_threads
+        )
         self._inputs = _declared(self._session.get_inputs())
         self._outputs = _declared(self._session.get_outputs())
         self._class_labels = dict(class_labels or {})
@@ -127,7 +65,7 @@ class OnnxEngine:
             engine="onnx",
             runtime_version=f"onnxruntime {runtime.__version__}",
             device=device,
-            provider=actual,
+            provider=provider,
             precision=precision,
             num_threads=num_threads,
             num_workers=num_workers,
@@ -160,7 +98,7 @@ class OnnxEngine:
         names = list(self._outputs) if outputs is None else list(outputs)
         self._check_outputs(names)
         options = self._runtime.RunOptions()
-        options.log_severity_level = _FATAL_ONLY
+        options.log_severity_level = FATAL_ONLY
         if self._should_shrink(feeds):
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         with self._lock:
@@ -187,27 +125,6 @@ class OnnxEngine:
         """Frees the session, once the runs in flight are over. Calling `run` afterwards raises SHUTTING_DOWN."""
         with self._lock:
             self._session = None
-
-    def _open(self, graph: Path, provider: str, provider_options: dict[str, str], num_threads: int) -> Any:
-        options = self._runtime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = self._runtime.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = _FATAL_ONLY
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-        try:
-            session = self._runtime.InferenceSession(
-                str(graph), options, providers=[provider], provider_options=[provider_options]
-            )
-        except Exception as error:
-            fault = _LOAD_FAULTS.get(type(error).__name__, "the runtime cannot load it")
-            raise ServingError(
-                Reason.MODEL_INVALID, f"{graph.name} cannot be served: {fault}", detail=str(error)
-            ) from error
-        trim_heap()
-        session.disable_fallback()  # a failing run must fail, not rebuild the session on another device
-        return session
 
     def _check_outputs(self, names: Sequence[str]) -> None:
         for name in names:
