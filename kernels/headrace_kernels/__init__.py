@@ -9,6 +9,7 @@
     quantization  quantize_int8, to_float16                                   f32[n, d] -> i8[n, d], f32[n]
     packing       pack_items                                                  f32[n, d] -> PackedItems
     scan          scan_topk                                                   items, f32[q, d] -> as topk
+    sampling      sample_row, sample                                          f32[v] -> Sampled, f32[n, v] -> a list
 
 Each function checks its arguments here in Python and then runs without the GIL, in the variant that `isa()` names:
 
@@ -22,10 +23,11 @@ from __future__ import annotations
 
 from headrace_kernels._dispatch import isa, variants
 from headrace_kernels.activation import sigmoid, softmax
-from headrace_kernels.errors import DtypeError, NotFiniteError, ShapeError
+from headrace_kernels.errors import DtypeError, NotFiniteError, NothingAllowedError, ShapeError
 from headrace_kernels.packing import PackedItems, pack_items
 from headrace_kernels.pooling import cls_pool, last_token_pool, max_pool, mean_pool, mean_pool_normalize
 from headrace_kernels.quantization import quantize_int8, to_float16
+from headrace_kernels.sampling import RowSampling, Sampled, sample, sample_row
 from headrace_kernels.scan import ScanReport, scan_topk
 from headrace_kernels.selection import Ranking, softmax_topk, topk
 from headrace_kernels.similarity import cosine_matrix, cosine_pairs, dot_matrix, dot_pairs, normalize_rows
@@ -33,8 +35,11 @@ from headrace_kernels.similarity import cosine_matrix, cosine_pairs, dot_matrix,
 __all__ = [
     "DtypeError",
     "NotFiniteError",
+    "NothingAllowedError",
     "PackedItems",
     "Ranking",
+    "RowSampling",
+    "Sampled",
     "ScanReport",
     "ShapeError",
     "cls_pool",
@@ -50,6 +55,8 @@ __all__ = [
     "normalize_rows",
     "pack_items",
     "quantize_int8",
+    "sample",
+    "sample_row",
     "scan_topk",
     "sigmoid",
     "softmax",

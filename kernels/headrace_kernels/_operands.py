@@ -14,18 +14,30 @@ from numpy.typing import NDArray
 
 from headrace_kernels.errors import DtypeError, ShapeError
 
-__all__ = ["MAX_LENGTH", "as_f32", "as_mask", "as_out", "as_threshold", "as_width", "same_length"]
+__all__ = ["MAX_LENGTH", "as_f32", "as_i32", "as_mask", "as_out", "as_threshold", "as_width", "as_words", "same_length"]
 
 MAX_LENGTH = 2**31 - 1
 """The longest axis that a kernel takes; products of lengths may pass it, offsets are 64 bits wide."""
 
 _FLOAT32 = np.dtype(np.float32)
+_INT32 = np.dtype(np.int32)
+_UINT32 = np.dtype(np.uint32)
 _MASK_DTYPES = tuple(np.dtype(kind) for kind in (np.bool_, np.uint8, np.int32, np.int64))
 
 
 def as_f32(name: str, x: object, rank: int) -> NDArray[np.float32]:
     """`x` as an aligned C-contiguous f32 array of `rank` axes, the same memory where it is one already."""
     return _packed(_checked(name, x, rank, (_FLOAT32,)))
+
+
+def as_i32(name: str, x: object) -> NDArray[np.int32]:
+    """`x` as an aligned contiguous i32 array of one axis, the same memory where it is one already."""
+    return _packed(_checked(name, x, 1, (_INT32,)))
+
+
+def as_words(name: str, x: object) -> NDArray[np.uint32]:
+    """`x`, u32 or i32 of one axis, as aligned contiguous words of 32 bits, the same memory where it is so already."""
+    return _packed(_checked(name, x, 1, (_UINT32, _INT32))).view(_UINT32)
 
 
 def as_mask(mask: object, shape: tuple[int, ...]) -> NDArray[np.uint8]:

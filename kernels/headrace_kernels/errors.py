@@ -1,15 +1,16 @@
 """What a kernel refuses.
 
 ValueError
-├─ ShapeError       wrong rank, lengths that do not fit together, a length of 2^31 or more
-└─ NotFiniteError   NaN or an infinity where there may be none; `row` says where
+├─ ShapeError            wrong rank, lengths that do not fit together, a length of 2^31 or more
+├─ NotFiniteError        NaN or an infinity where there may be none; `row` says where
+└─ NothingAllowedError   a row of logits whose every token is forbidden; `row` says which
 TypeError
-└─ DtypeError       not an array, or not of the element type asked for: nothing is converted in silence
+└─ DtypeError            not an array, or not of the element type asked for: nothing is converted in silence
 """
 
 from __future__ import annotations
 
-__all__ = ["DtypeError", "NotFiniteError", "ShapeError"]
+__all__ = ["DtypeError", "NotFiniteError", "NothingAllowedError", "ShapeError"]
 
 
 class ShapeError(ValueError):
@@ -22,6 +23,14 @@ class DtypeError(TypeError):
 
 class NotFiniteError(ValueError):
     """A value that has no place in the answer; `row` is the first row that holds one."""
+
+    def __init__(self, message: str, *, row: int) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+class NothingAllowedError(ValueError):
+    """No token of a row may be drawn: mask, bias and logits forbid them all; `row` is that row."""
 
     def __init__(self, message: str, *, row: int) -> None:
         super().__init__(message)

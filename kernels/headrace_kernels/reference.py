@@ -7,7 +7,8 @@ no more may a scan, whose scores are added up in a fixed order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ __all__ = [
     "normalize_rows",
     "pack_items",
     "quantize_int8",
+    "sample",
+    "sample_row",
     "scan_topk",
     "sigmoid",
     "softmax",
@@ -38,6 +41,7 @@ Doubles = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Ranking = tuple[Indices, Floats, Indices]
 Packed = tuple[Floats, str]
+Drawn = tuple[int, float, NDArray[np.int32], Floats]
 
 
 def softmax(logits: Floats) -> Floats:
@@ -178,6 +182,46 @@ def scan_topk(
     return indices, top, counts
 
 
+def sample_row(
+    logits: Floats,
+    *,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    uniform: float | None = None,
+    allowed: NDArray[np.uint32] | NDArray[np.int32] | None = None,
+    bias_tokens: NDArray[np.int32] | None = None,
+    bias_values: Floats | None = None,
+    counted_tokens: NDArray[np.int32] | None = None,
+    counts: NDArray[np.int32] | None = None,
+    repetition_penalty: float = 1.0,
+    frequency_penalty: float = 0.0,
+    presence_penalty: float = 0.0,
+    top_logprobs: int | None = 0,
+) -> Drawn:
+    """A stable sort of the adjusted logits, cut by k, share and ratio, and drawn from in the order of the index."""
+    row = logits.copy()
+    if bias_tokens is not None and bias_values is not None:
+        row[bias_tokens] += bias_values
+    if counted_tokens is not None and counts is not None:
+        x, factor = row[counted_tokens], np.float32(repetition_penalty)
+        x = np.where(x > 0, x / factor, x * factor)
+        x = x - np.float32(frequency_penalty) * counts.astype(np.float32)
+        row[counted_tokens] = np.where(counts > 0, x - np.float32(presence_penalty), x)
+    if allowed is not None:
+        bits = np.unpackbits(allowed.astype("<u4", casting="unsafe").view(np.uint8), bitorder="little")
+        row[bits[: row.size] == 0] = -np.inf
+    likeliest, logprobs = _logprobs(logits, top_logprobs)
+    token = _drawn(row, temperature, top_k, top_p, min_p, uniform or 0.0)
+    return token, float(logprobs[token]), likeliest, logprobs[likeliest]
+
+
+def sample(logits: Floats, rows: Sequence[Mapping[str, Any]], *, num_threads: int = 1) -> list[Drawn]:
+    """Each row alone."""
+    return [sample_row(row, **how) for row, how in zip(logits, rows, strict=True)]
+
+
 def _softmax(logits: Floats) -> Doubles:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf)
     terms: Doubles = np.exp(shifted)
@@ -243,3 +287,79 @@ def _unit(x: Doubles) -> Doubles:
     lengths = np.sqrt((x * x).sum(axis=1, keepdims=True))
     answer: Doubles = np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0)
     return answer
+
+
+def _drawn(row: Floats, temperature: float, top_k: int, top_p: float, min_p: float, uniform: float) -> int:
+    if row.max() == -np.inf:
+        raise ValueError("every token is forbidden")
+    if temperature == 0:
+        return int(row.argmax())
+    weights = _weights_in_order(row, temperature)
+    if not (0 < top_k < row.size or top_p < 1 or min_p > 0):
+        return _drawn_by_groups(weights, uniform)
+    order = np.argsort(-row, kind="stable")
+    total = _group_sums(weights).astype(np.float64).cumsum()[-1]
+    if 0 < top_k < row.size:
+        order = order[:top_k]
+        total = weights[np.sort(order)].astype(np.float64).cumsum()[-1]
+    if top_p < 1:
+        reached = weights[order].astype(np.float64).cumsum() >= top_p * total
+        order = order[: reached.argmax() + 1] if reached.any() else order
+    kept = np.sort(order[weights[order] >= np.float32(min_p)])
+    return int(kept[_passed(weights[kept].astype(np.float64).cumsum(), uniform)])
+
+
+def _drawn_by_groups(weights: Floats, uniform: float) -> int:
+    """Groups of 256 first, then within the group that was hit."""
+    sums = _group_sums(weights).astype(np.float64).cumsum()
+    group = _passed(sums, uniform)
+    members = weights[group * 256 : group * 256 + 256].astype(np.float64).cumsum()
+    rest = uniform * sums[-1] - (sums[group - 1] if group else 0.0)
+    return group * 256 + _first_above(members, rest)
+
+
+def _passed(sums: Doubles, uniform: float) -> int:
+    return _first_above(sums, uniform * sums[-1])
+
+
+def _first_above(sums: Doubles, target: float) -> int:
+    """The first place whose sum is above the target; where rounding leaves none, the last that added to it."""
+    above = sums > target
+    return int(above.argmax()) if above.any() else int((sums == sums[-1]).argmax())
+
+
+def _weights_in_order(row: Floats, temperature: float) -> Floats:
+    """exp((row - max) / temperature), each f32 operation as the kernels do it, so that the bits agree."""
+    with np.errstate(over="ignore"):
+        inverse = np.minimum(np.float32(1 / np.float64(temperature)), np.finfo(np.float32).max)
+        x = np.maximum((row - row.max()) * inverse, np.float32(-104))
+    high, low = np.float32(float.fromhex("0x1.62ep-1")), np.float32(float.fromhex("0x1.0bfbe8p-15"))
+    n = np.rint(x * np.float32(float.fromhex("0x1.715476p0")))
+    r = n * -low + (n * -high + x)
+    q = np.full_like(x, float.fromhex("0x1.6a23d0p-10"))
+    for digits in ("0x1.123a20p-7", "0x1.5558f2p-5", "0x1.555492p-3", "0x1.fffffcp-2"):
+        q = q * r + np.float32(float.fromhex(digits))
+    answer: Floats = np.ldexp(((r * r) * q + r) + np.float32(1), n.astype(np.int32))
+    return answer
+
+
+def _group_sums(weights: Floats) -> Floats:
+    """Sums of 256 weights each: sixteen lanes in order, then folded."""
+    padded = np.zeros(-(-weights.size // 256) * 256, dtype=np.float32)
+    padded[: weights.size] = weights
+    lanes = padded.reshape(-1, 16, 16)
+    sums = np.zeros((len(lanes), 16), dtype=np.float32)
+    for step in range(16):
+        sums = sums + lanes[:, step]
+    sums = sums[:, :8] + sums[:, 8:]
+    sums = sums[:, :4] + sums[:, 4:]
+    answer: Floats = (sums[:, 0] + sums[:, 2]) + (sums[:, 1] + sums[:, 3])
+    return answer
+
+
+def _logprobs(logits: Floats, top: int | None) -> tuple[NDArray[np.int32], Floats]:
+    if top is None:
+        return np.empty(0, dtype=np.int32), np.full(logits.size, np.nan, dtype=np.float32)
+    total = _group_sums(_weights_in_order(logits, 1.0)).astype(np.float64).cumsum()[-1]
+    logprobs = (logits.astype(np.float64) - logits.max() - np.log(total)).astype(np.float32)
+    return np.argsort(-logits, kind="stable")[:top].astype(np.int32), logprobs
