@@ -7,8 +7,9 @@
 `AsyncClient` is the same with `await`. Every failure is a `HeadraceError` of a kind that says what to do.
 """
 
+from headrace_client import filters
 from headrace_client.aio import AsyncClient
-from headrace_client.catalogs import CatalogInfo, Item, Recommended, UpsertReport
+from headrace_client.catalogs import CatalogInfo, CatalogSpec
 from headrace_client.channel import ChannelOptions
 from headrace_client.client import Client
 from headrace_client.errors import (
@@ -27,6 +28,8 @@ from headrace_client.errors import (
     Violation,
 )
 from headrace_client.inputs import Image, Input, Raw, Tensors
+from headrace_client.items import Item, ItemBatch, ItemError, ScanPage, UpsertProgress, UpsertReport
+from headrace_client.recommendations import Recommended
 from headrace_client.results import (
     Classification,
     Classifications,
@@ -48,6 +51,7 @@ __all__ = [
     "AsyncClient",
     "Cancelled",
     "CatalogInfo",
+    "CatalogSpec",
     "ChannelOptions",
     "Classification",
     "Classifications",
@@ -61,6 +65,8 @@ __all__ = [
     "InputUsage",
     "InvalidArgument",
     "Item",
+    "ItemBatch",
+    "ItemError",
     "LabelScore",
     "ModelInfo",
     "ModelVersion",
@@ -72,6 +78,7 @@ __all__ = [
     "Raw",
     "Recommended",
     "Resource",
+    "ScanPage",
     "ServerFault",
     "Similarities",
     "TensorSpec",
@@ -81,6 +88,8 @@ __all__ = [
     "TokenizedText",
     "Unavailable",
     "Unimplemented",
+    "UpsertProgress",
     "UpsertReport",
     "Violation",
+    "filters",
 ]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
 import grpc
 import grpc.aio
 
 from headrace.v1 import (
-    catalog_pb2,
     catalog_pb2_grpc,
     classification_pb2,
     classification_pb2_grpc,
@@ -19,8 +19,8 @@ from headrace.v1 import (
     model_service_pb2_grpc,
     recommendation_pb2_grpc,
 )
-from headrace_client import catalogs as records
 from headrace_client import requests, responses
+from headrace_client.aio_catalog_calls import AsyncCatalogCalls
 from headrace_client.channel import (
     HEALTH_METHOD,
     ChannelOptions,
@@ -41,15 +41,15 @@ from headrace_client.results import (
     Timings,
     TokenizedText,
 )
+from headrace_client.sources import AsyncSource
 
 __all__ = ["AsyncClient"]
 
 Batch = Input | Sequence[Input]
 Batches = Iterable[Batch] | AsyncIterable[Batch]
-Value = TypeVar("Value")
 
 
-class AsyncClient:
+class AsyncClient(AsyncCatalogCalls):
     """Calls a Headrace server from one event loop. Arguments and errors as `Client`."""
 
     def __init__(self, address: str, *, timeout_s: float | None = 30.0, options: ChannelOptions | None = None) -> None:
@@ -137,24 +137,26 @@ class AsyncClient:
         self, model: str, batches: Batches, *, timeout_s: float | None = None, **options: Unpack[ClassifyOptions]
     ) -> AsyncIterator[Classifications]:
         """The same as `classify` for many batches over one stream, answers in order, read as they are needed."""
-        messages = _mapped(
+        source = AsyncSource(
             batches,
-            lambda batch: classification_pb2.ClassifyStreamRequest(
+            lambda index, batch: classification_pb2.ClassifyStreamRequest(
                 request=requests.classify_request(model, batch, **options)
             ),
         )
-        async for response in self._stream(self._classification.ClassifyStream, messages, timeout_s):
+        async for response in self._stream(self._classification.ClassifyStream, source, timeout_s):
             yield responses.classifications(response.response, Timings())
 
     async def embed_stream(
         self, model: str, batches: Batches, *, timeout_s: float | None = None, **options: Unpack[EmbedOptions]
     ) -> AsyncIterator[Embeddings]:
         """The same as `embed` for many batches over one stream, answers in order, read as they are needed."""
-        messages = _mapped(
+        source = AsyncSource(
             batches,
-            lambda batch: embedding_pb2.EmbedStreamRequest(request=requests.embed_request(model, batch, **options)),
+            lambda index, batch: embedding_pb2.EmbedStreamRequest(
+                request=requests.embed_request(model, batch, **options)
+            ),
         )
-        async for response in self._stream(self._embedding.EmbedStream, messages, timeout_s):
+        async for response in self._stream(self._embedding.EmbedStream, source, timeout_s):
             yield responses.embeddings(response.response, Timings())
 
     async def models(self, *, serving_only: bool = False, timeout_s: float | None = None) -> list[ModelInfo]:
@@ -177,61 +179,6 @@ class AsyncClient:
         response, _ = await self._call(self._models.GetModel, request, timeout_s)
         return responses.model_info(response.model)
 
-    async def create_catalog(
-        self, name: str, dimension: int, *, timeout_s: float | None = None, **options: Any
-    ) -> records.CatalogInfo:
-        """Makes an empty catalog; options: metric, fields, embedding_model, description."""
-        request = records.create_catalog_request(name, dimension, **options)
-        response, _ = await self._call(self._catalogs.CreateCatalog, request, timeout_s)
-        return records.catalog_info(response.catalog)
-
-    async def drop_catalog(self, name: str, *, allow_missing: bool = False, timeout_s: float | None = None) -> int:
-        """Removes a catalog; how many items went with it."""
-        request = catalog_pb2.DropCatalogRequest(catalog=name, allow_missing=allow_missing)
-        response, _ = await self._call(self._catalogs.DropCatalog, request, timeout_s)
-        return int(response.num_items)
-
-    async def catalogs(self, *, timeout_s: float | None = None) -> list[records.CatalogInfo]:
-        """Every catalog, by name."""
-        found: list[records.CatalogInfo] = []
-        page_token = ""
-        while True:
-            request = catalog_pb2.ListCatalogsRequest(page_token=page_token)
-            response, _ = await self._call(self._catalogs.ListCatalogs, request, timeout_s)
-            found += map(records.catalog_info, response.catalogs)
-            page_token = response.next_page_token
-            if not page_token:
-                return found
-
-    async def upsert(
-        self, catalog: str, ids: Sequence[str], *, timeout_s: float | None = None, **columns: Any
-    ) -> records.UpsertReport:
-        """Adds or replaces items, all or none, durable on return; columns: vectors or inputs, and payloads."""
-        request = catalog_pb2.UpsertItemsRequest(catalog=catalog, items=records.item_batch(ids, **columns))
-        response, _ = await self._call(self._catalogs.UpsertItems, request, timeout_s)
-        return records.UpsertReport(response.num_inserted, response.num_replaced, response.revision)
-
-    async def delete(self, catalog: str, ids: Sequence[str], *, timeout_s: float | None = None) -> int:
-        """Removes items by id; how many were there."""
-        request = catalog_pb2.DeleteItemsRequest(catalog=catalog, ids=catalog_pb2.ItemIds(ids=ids))
-        response, _ = await self._call(self._catalogs.DeleteItems, request, timeout_s)
-        return int(response.num_deleted)
-
-    async def get(
-        self, catalog: str, ids: Sequence[str], *, vector: bool = False, timeout_s: float | None = None
-    ) -> tuple[records.Item, ...]:
-        """Those of the items that are there, with their payloads."""
-        fields = catalog_pb2.ItemFields(payload=True, vector=vector, payload_as_json=True)
-        request = catalog_pb2.GetItemsRequest(catalog=catalog, ids=ids, fields=fields)
-        response, _ = await self._call(self._catalogs.GetItems, request, timeout_s)
-        return records.items_of(response.items)
-
-    async def recommend(self, catalog: str, *, timeout_s: float | None = None, **asked: Any) -> records.Recommended:
-        """The best items for vectors, items, a history, a user, or inputs; asked as `recommend_request` says."""
-        request = records.recommend_request(catalog, **asked)
-        response, _ = await self._call(self._recommendation.Recommend, request, timeout_s)
-        return records.recommended(response)
-
     async def is_ready(self, *, timeout_s: float = 1.0) -> bool:
         """Whether a server is there and serving. Never raises for one that is not."""
         try:
@@ -247,10 +194,11 @@ class AsyncClient:
             raise error_from_rpc(error) from None
         return response, responses.timings(await call.trailing_metadata())
 
-    async def _stream(
-        self, method: Callable[..., Any], messages: AsyncIterator[object], timeout_s: float | None
-    ) -> AsyncIterator[Any]:
-        call = method(messages, timeout=timeout_s)
+    async def _receive(
+        self, method: Callable[..., Any], request: object, timeout_s: float | None
+    ) -> AsyncGenerator[Any, None]:
+        """The answers of a server stream; the call ends when the reader does."""
+        call = method(request, timeout=timeout_s)
         try:
             async for response in call:
                 yield response
@@ -259,14 +207,12 @@ class AsyncClient:
         finally:
             call.cancel()
 
-
-async def _mapped(
-    values: Iterable[Batch] | AsyncIterable[Batch], change: Callable[[Batch], Value]
-) -> AsyncIterator[Value]:
-    """Each value changed, from a plain or an async iterable."""
-    if isinstance(values, AsyncIterable):
-        async for value in values:
-            yield change(value)
-    else:
-        for value in values:
-            yield change(value)
+    async def _stream(
+        self, method: Callable[..., Any], source: AsyncSource[Any, Any], timeout_s: float | None
+    ) -> AsyncGenerator[Any, None]:
+        """The answers of a stream in both directions, and at its end the error of the caller's own iterable."""
+        async with aclosing(self._receive(method, source, timeout_s)) as responses:
+            async for response in responses:
+                yield response
+        if source.error is not None:
+            raise source.error

@@ -9,7 +9,6 @@ from typing import Any, Self, Unpack
 import grpc
 
 from headrace.v1 import (
-    catalog_pb2,
     catalog_pb2_grpc,
     classification_pb2,
     classification_pb2_grpc,
@@ -18,8 +17,8 @@ from headrace.v1 import (
     model_service_pb2_grpc,
     recommendation_pb2_grpc,
 )
-from headrace_client import catalogs as records
 from headrace_client import requests, responses
+from headrace_client.catalog_calls import CatalogCalls
 from headrace_client.channel import (
     HEALTH_METHOD,
     ChannelOptions,
@@ -40,11 +39,12 @@ from headrace_client.results import (
     Timings,
     TokenizedText,
 )
+from headrace_client.sources import Source
 
 __all__ = ["Client"]
 
 
-class Client:
+class Client(CatalogCalls):
     """Calls a Headrace server, blocking. Thread-safe: share one among threads.
 
     address    "host:port" or "unix:PATH"
@@ -151,11 +151,13 @@ class Client:
         **options: Unpack[ClassifyOptions],
     ) -> Iterator[Classifications]:
         """The same as `classify` for many batches over one stream, answers in order, read as they are needed."""
-        messages = (
-            classification_pb2.ClassifyStreamRequest(request=requests.classify_request(model, batch, **options))
-            for batch in batches
+        source = Source(
+            batches,
+            lambda index, batch: classification_pb2.ClassifyStreamRequest(
+                request=requests.classify_request(model, batch, **options)
+            ),
         )
-        for response in self._stream(self._classification.ClassifyStream, messages, timeout_s):
+        for response in self._stream(self._classification.ClassifyStream, source, timeout_s):
             yield responses.classifications(response.response, Timings())
 
     def embed_stream(
@@ -167,11 +169,13 @@ class Client:
         **options: Unpack[EmbedOptions],
     ) -> Iterator[Embeddings]:
         """The same as `embed` for many batches over one stream, answers in order, read as they are needed."""
-        messages = (
-            embedding_pb2.EmbedStreamRequest(request=requests.embed_request(model, batch, **options))
-            for batch in batches
+        source = Source(
+            batches,
+            lambda index, batch: embedding_pb2.EmbedStreamRequest(
+                request=requests.embed_request(model, batch, **options)
+            ),
         )
-        for response in self._stream(self._embedding.EmbedStream, messages, timeout_s):
+        for response in self._stream(self._embedding.EmbedStream, source, timeout_s):
             yield responses.embeddings(response.response, Timings())
 
     def models(self, *, serving_only: bool = False, timeout_s: float | None = None) -> list[ModelInfo]:
@@ -192,61 +196,6 @@ class Client:
         response, _ = self._call(self._models.GetModel, request, timeout_s)
         return responses.model_info(response.model)
 
-    def create_catalog(
-        self, name: str, dimension: int, *, timeout_s: float | None = None, **options: Any
-    ) -> records.CatalogInfo:
-        """Makes an empty catalog; options: metric, fields, embedding_model, description."""
-        request = records.create_catalog_request(name, dimension, **options)
-        response, _ = self._call(self._catalogs.CreateCatalog, request, timeout_s)
-        return records.catalog_info(response.catalog)
-
-    def drop_catalog(self, name: str, *, allow_missing: bool = False, timeout_s: float | None = None) -> int:
-        """Removes a catalog; how many items went with it."""
-        request = catalog_pb2.DropCatalogRequest(catalog=name, allow_missing=allow_missing)
-        response, _ = self._call(self._catalogs.DropCatalog, request, timeout_s)
-        return int(response.num_items)
-
-    def catalogs(self, *, timeout_s: float | None = None) -> list[records.CatalogInfo]:
-        """Every catalog, by name."""
-        found: list[records.CatalogInfo] = []
-        page_token = ""
-        while True:
-            request = catalog_pb2.ListCatalogsRequest(page_token=page_token)
-            response, _ = self._call(self._catalogs.ListCatalogs, request, timeout_s)
-            found += map(records.catalog_info, response.catalogs)
-            page_token = response.next_page_token
-            if not page_token:
-                return found
-
-    def upsert(
-        self, catalog: str, ids: Sequence[str], *, timeout_s: float | None = None, **columns: Any
-    ) -> records.UpsertReport:
-        """Adds or replaces items, all or none, durable on return; columns: vectors or inputs, and payloads."""
-        request = catalog_pb2.UpsertItemsRequest(catalog=catalog, items=records.item_batch(ids, **columns))
-        response, _ = self._call(self._catalogs.UpsertItems, request, timeout_s)
-        return records.UpsertReport(response.num_inserted, response.num_replaced, response.revision)
-
-    def delete(self, catalog: str, ids: Sequence[str], *, timeout_s: float | None = None) -> int:
-        """Removes items by id; how many were there."""
-        request = catalog_pb2.DeleteItemsRequest(catalog=catalog, ids=catalog_pb2.ItemIds(ids=ids))
-        response, _ = self._call(self._catalogs.DeleteItems, request, timeout_s)
-        return int(response.num_deleted)
-
-    def get(
-        self, catalog: str, ids: Sequence[str], *, vector: bool = False, timeout_s: float | None = None
-    ) -> tuple[records.Item, ...]:
-        """Those of the items that are there, with their payloads."""
-        fields = catalog_pb2.ItemFields(payload=True, vector=vector, payload_as_json=True)
-        request = catalog_pb2.GetItemsRequest(catalog=catalog, ids=ids, fields=fields)
-        response, _ = self._call(self._catalogs.GetItems, request, timeout_s)
-        return records.items_of(response.items)
-
-    def recommend(self, catalog: str, *, timeout_s: float | None = None, **asked: Any) -> records.Recommended:
-        """The best items for vectors, items, a history, a user, or inputs; asked as `recommend_request` says."""
-        request = records.recommend_request(catalog, **asked)
-        response, _ = self._call(self._recommendation.Recommend, request, timeout_s)
-        return records.recommended(response)
-
     def is_ready(self, *, timeout_s: float = 1.0) -> bool:
         """Whether a server is there and serving. Never raises for one that is not."""
         try:
@@ -262,11 +211,18 @@ class Client:
             raise error_from_rpc(error) from None
         return response, responses.timings(call.trailing_metadata())
 
-    def _stream(self, method: Callable[..., Any], messages: Iterator[object], timeout_s: float | None) -> Iterator[Any]:
-        call = method(messages, timeout=timeout_s)
+    def _receive(self, method: Callable[..., Any], request: object, timeout_s: float | None) -> Iterator[Any]:
+        """The answers of a server stream; the call ends when the reader does."""
+        call = method(request, timeout=timeout_s)
         try:
             yield from call
         except grpc.RpcError as error:
             raise error_from_rpc(error) from None
         finally:
             call.cancel()
+
+    def _stream(self, method: Callable[..., Any], source: Source[Any, Any], timeout_s: float | None) -> Iterator[Any]:
+        """The answers of a stream in both directions, and at its end the error of the caller's own iterable."""
+        yield from self._receive(method, iter(source), timeout_s)
+        if source.error is not None:
+            raise source.error

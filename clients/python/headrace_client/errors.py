@@ -15,6 +15,7 @@ HeadraceError
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ __all__ = [
     "Unimplemented",
     "Violation",
     "error_from_rpc",
+    "error_from_status",
 ]
 
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -160,9 +162,20 @@ def error_from_rpc(error: grpc.RpcError) -> HeadraceError:
     code: grpc.StatusCode = error.code()
     trailing: Any = error.trailing_metadata() or ()  # the stubs call a pair what is one only by its fields
     metadata: dict[str, str | bytes] = dict(trailing)
-    request_id = metadata.get(_REQUEST_ID_KEY, "")
+    request_id = str(metadata.get(_REQUEST_ID_KEY, ""))
+    details = _details(_status(metadata.get(_DETAILS_KEY, b"")))
+    return _error(code, error.details() or code.name, details, request_id)
+
+
+def error_from_status(status: status_pb2.Status) -> HeadraceError:
+    """The typed error that a google.rpc.Status says; one that travels inside an answer, of an item for instance."""
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    return _error(code, status.message or code.name, _details(status), "")
+
+
+def _error(code: grpc.StatusCode, message: str, details: Iterable[object], request_id: str) -> HeadraceError:
     reason, facts, violations, resource, retry_after_s = "", dict[str, str](), list[Violation](), None, None
-    for detail in _details(metadata.get(_DETAILS_KEY, b"")):
+    for detail in details:
         if isinstance(detail, error_details_pb2.ErrorInfo):
             reason, facts = detail.reason, dict(detail.metadata)
         elif isinstance(detail, error_details_pb2.BadRequest):
@@ -173,16 +186,17 @@ def error_from_rpc(error: grpc.RpcError) -> HeadraceError:
             retry_after_s = detail.retry_delay.ToTimedelta().total_seconds()
     return _CLASSES.get(code, ServerFault)(
         code,
-        error.details() or code.name,
+        message,
         reason=reason,
         violations=tuple(violations),
         resource=resource,
         retry_after_s=retry_after_s,
         facts=facts,
-        request_id=str(request_id),
+        request_id=request_id,
     )
 
 
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _DETAIL_TYPES = (
     error_details_pb2.ErrorInfo,
     error_details_pb2.BadRequest,
@@ -191,18 +205,18 @@ _DETAIL_TYPES = (
 )
 
 
-def _details(packed: bytes | str) -> list[object]:
-    """The known messages inside a packed google.rpc.Status; none where there is none, or it cannot be read."""
-    if not packed or isinstance(packed, str):
-        return []
+def _status(packed: bytes | str) -> status_pb2.Status:
+    """The packed google.rpc.Status; an empty one where there is none, or it cannot be read."""
     try:
-        status = status_pb2.Status.FromString(packed)
+        return status_pb2.Status.FromString(packed) if isinstance(packed, bytes) else status_pb2.Status()
     except DecodeError:
-        return []
-    found: list[object] = []
-    for packed_detail in status.details:
+        return status_pb2.Status()
+
+
+def _details(status: status_pb2.Status) -> Iterator[object]:
+    """The known messages inside a status."""
+    for packed in status.details:
         for kind in _DETAIL_TYPES:
             message = kind()
-            if packed_detail.Unpack(message):
-                found.append(message)
-    return found
+            if packed.Unpack(message):
+                yield message
