@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from contract.services_models import Serving, serving_models, write_repository
 from google.protobuf import struct_pb2
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from services_rig import details_of
+from services_rig import details_of, wait_until
 
 from headrace.v1 import catalog_pb2 as pb
 from headrace.v1 import recommendation_pb2 as rpb
+from headrace_server.errors import Reason, ServingError
 
 TIMEOUT_S = 20
 NAMES = iter(f"catalog-{number}" for number in range(10_000))
@@ -306,6 +308,124 @@ def test_stream_ends_with_the_first_refused_batch_after_the_answers_before_it(se
         lambda: list(serving.catalogs.UpsertItemsStream(iter([pb.UpsertItemsStreamRequest(catalog="nobody")])))
     )
     assert code is grpc.StatusCode.NOT_FOUND
+
+
+def acknowledged_in(details: dict[str, Any]) -> dict[str, str]:
+    facts = details["ErrorInfo"].metadata
+    return {name: facts[name] for name in facts if "acknowledged" in name or name == "message_index"}
+
+
+def stored_ids(serving: Serving, name: str) -> list[str]:
+    pages = serving.catalogs.ScanItems(pb.ScanItemsRequest(catalog=name), timeout=TIMEOUT_S)
+    return [item.id for page in pages for item in page.items]
+
+
+def numbered_messages(name: str, *batches: dict[str, Any], **message: Any) -> Iterator[pb.UpsertItemsStreamRequest]:
+    """Batches numbered 10, 20, …"""
+    for number, items in enumerate(batches, 1):
+        yield pb.UpsertItemsStreamRequest(catalog=name, items=items, sequence=10 * number, **message)
+
+
+def one(id_: str, dimension: int = 8) -> dict[str, Any]:
+    return {"ids": [id_], "vectors": packed(vectors_of(1, dimension))}
+
+
+def test_nothing_behind_a_refused_batch_is_applied_and_the_status_says_how_far(serving: Serving) -> None:
+    refused = [
+        one("bad", 4),  # when it is checked against the catalog
+        {"ids": ["bad"]},  # when it is decoded
+        {"ids": ["bad"], "inputs": {"inputs": [{"image": b"x"}]}},  # when it is prepared for the model
+        {"ids": ["bad", "bad"], "inputs": {"inputs": [{"text": "the cat"}] * 2}},  # once it is embedded
+    ]
+    for bad in refused:
+        name = create(serving)
+        embedded = {"ids": ["c"], "inputs": {"inputs": [{"text": "the cat"}]}}
+        good = [one("a"), {"ids": ["b1", "b2"], "vectors": packed(vectors_of(2))}, embedded]
+        behind = [one(f"z{number}") for number in range(30)]
+        messages = numbered_messages(name, *good, bad, *behind)
+        answers, error = until_refused(serving.catalogs.UpsertItemsStream(messages, timeout=TIMEOUT_S))
+        assert answers == [10, 20, 30]
+        assert acknowledged_in(details_of(error)) == {
+            "message_index": "3",
+            "num_acknowledged_batches": "3",
+            "num_acknowledged_items": "4",
+            "acknowledged_sequence": "30",
+        }
+        assert stored_ids(serving, name) == ["a", "b1", "b2", "c"]
+    name = create(serving)
+    messages = numbered_messages(name, refused[0], one("z"))
+    _, error = until_refused(serving.catalogs.UpsertItemsStream(messages, timeout=TIMEOUT_S))
+    assert acknowledged_in(details_of(error)) == {
+        "message_index": "0", "num_acknowledged_batches": "0", "num_acknowledged_items": "0",
+    }  # fmt: skip
+    assert stored_ids(serving, name) == []
+
+
+def test_batches_behind_one_that_could_not_be_written_are_taken_back(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full for one group of changes, and there is room again for the next."""
+    name = create(serving)
+    catalog = serving.server.jobs.catalogs.store.catalog(name)  # type: ignore[union-attr]
+    writes, full, behind = catalog.writer._write, threading.Event(), threading.Event()
+
+    def write(group: Any) -> Any:
+        if len(groups := [*seen, group]) == 2:
+            full.set()
+            assert behind.wait(TIMEOUT_S)
+            seen[:] = groups
+            raise ServingError(Reason.STORAGE_FULL, "no room on the disk")
+        seen[:] = groups
+        return writes(group)
+
+    def messages() -> Iterator[pb.UpsertItemsStreamRequest]:
+        every = list(numbered_messages(name, *(one(f"{number}") for number in range(9))))
+        yield every[0]
+        while not seen:  # so that the second is a group of its own
+            time.sleep(0.002)
+        yield every[1]
+        assert full.wait(TIMEOUT_S)
+        yield from every[2:]
+        wait_until(lambda: len(catalog.writer._queue) == 7)
+        behind.set()
+
+    seen: list[Any] = []
+    monkeypatch.setattr(catalog.writer, "_write", write)
+    answers, error = until_refused(serving.catalogs.UpsertItemsStream(messages(), timeout=TIMEOUT_S))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details_of(error)["ErrorInfo"].reason == "STORAGE_FULL"
+    assert answers == [10]
+    assert acknowledged_in(details_of(error))["acknowledged_sequence"] == "10"
+    assert stored_ids(serving, name) == ["0"]
+    upsert(serving, name, ["later"], vectors=packed(vectors_of(1)))
+    assert stored_ids(serving, name) == ["0", "later"]
+
+
+def test_faults_of_skipped_items_name_the_callers_own_indices(serving: Serving) -> None:
+    name = create(serving, fields=[{"name": "year", "type": pb.FIELD_TYPE_INTEGER}])
+    text, image = {"text": "the cat"}, {"image": b"x"}
+    items = {
+        "ids": ["a", "b", "c", "d", "c", ""],
+        "inputs": {"inputs": [image, text, text, {}, text, text]},
+        "payloads": [{}, {"json": '{"year": "old"}'}, {}, {}, {}, {}],
+    }
+    messages = list(numbered_messages(name, one("x"), items, skip_invalid=True))
+    answers = list(serving.catalogs.UpsertItemsStream(iter(messages), timeout=TIMEOUT_S))
+    told = []
+    for each in answers[1].errors:
+        (detail,) = [packed for packed in each.status.details if packed.Is(error_details_pb2.BadRequest.DESCRIPTOR)]
+        (violation,) = error_details_pb2.BadRequest.FromString(detail.value).field_violations
+        told.append((each.sequence, each.index, each.id, violation.field))
+        assert violation.field in each.status.message
+    assert told == [
+        (20, 0, "a", "items.inputs.inputs[0]"),
+        (20, 1, "b", "items.payloads[1]"),
+        (20, 3, "d", "items.inputs.inputs[3]"),
+        (20, 4, "c", "items.ids[4]"),
+        (20, 5, "", "items.ids[5]"),
+    ]
+    assert "first at 2" in answers[1].errors[3].status.message
+    assert stored_ids(serving, name) == ["c", "x"]
 
 
 def test_swap_under_load_drops_no_request_and_mixes_no_answer(serving: Serving) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
+
+import numpy as np
 
 from headrace_server.errors import Reason, ServingError, invalid_input
 from headrace_server.items.batch import ItemBatch, ItemFault
@@ -97,13 +99,20 @@ class Catalogs:
 class UpsertStream:
     """One caller's batches for a catalog, applied in the order of `submit` however long each takes to embed.
 
-    Where the catalog's queue is full a batch waits here for its turn: who submits bounds how many.
+    What is durable of a stream is always a beginning of it: after a batch that is refused or that could not be written
+    no later one is applied, those that wait with the catalog's writer are taken back. Where the catalog's queue is full
+    a batch waits here for its turn: who submits bounds how many.
     """
 
     def __init__(self, catalogs: Catalogs, catalog: str) -> None:
         self.catalog = catalog
         self._catalogs = catalogs
         self._lock = threading.Lock()
+        # Held while a batch goes to the writer, and by the writer's thread when one failed: what comes after it is
+        # either among those that are taken back or not handed over any more. A future that is done already calls back
+        # on the thread that holds it.
+        self._writing = threading.RLock()
+        self._written: deque[Future[UpsertResult]] = deque()  # with the writer, oldest first
         self._order: deque[_Pending] = deque()  # not handed to the catalog yet
         self._applied: deque[tuple[_Pending, Future[StreamUpserted]]] = deque()  # not told yet
         self._telling = False
@@ -129,10 +138,10 @@ class UpsertStream:
             result = future.result()
             if len(result.vectors):
                 _require_dimension(result.vectors, self._catalogs.store.index(self.catalog).spec)
-            pending.faults = tuple(
-                ItemFault(index=index, id=pending.items.ids[index], error=error)
+            pending.faults = {
+                index: ItemFault(index=index, id=pending.items.ids[index], error=error)
                 for index, error in sorted(result.faults.items())
-            )
+            }
             pending.vectors = result.vectors
         except BaseException as error:
             pending.error = as_serving_error(error)
@@ -190,24 +199,37 @@ class UpsertStream:
             raise ServingError(Reason.DEADLINE_EXCEEDED, "the deadline passed before the items were written")
         assert pending.vectors is not None
         store, early = self._catalogs.store, pending.faults
-        late: tuple[ItemFault, ...] = ()
-        if not pending.skip_invalid:
-            written = store.upsert(self.catalog, _batch(pending.items, pending.vectors))
-        elif len(early) == len(pending.items.ids):  # nothing is left of it
-            nothing = UpsertResult(num_inserted=0, num_replaced=0, revision=store.describe(self.catalog).revision)
-            skipped: Future[StreamUpserted] = Future()
-            skipped.set_result(StreamUpserted(result=nothing, faults=early))
-            return skipped
-        else:
-            left_out = {fault.index for fault in early}
-            places = [index for index in range(len(pending.items.ids)) if index not in left_out]
-            batch = _batch(pending.items, pending.vectors, places if left_out else None)
-            written, found = store.upsert_valid(self.catalog, batch)
-            late = tuple(ItemFault(index=places[each.index], id=each.id, error=each.error) for each in found)
-        faults = tuple(sorted((*early, *late), key=lambda fault: fault.index))
+        faults: tuple[ItemFault, ...] = ()
         answer: Future[StreamUpserted] = Future()
+        if early and len(early) == len(pending.items.ids):  # nothing is left of it
+            nothing = UpsertResult(num_inserted=0, num_replaced=0, revision=store.describe(self.catalog).revision)
+            answer.set_result(StreamUpserted(result=nothing, faults=tuple(early.values())))
+            return answer
+        with self._writing:
+            if self._failed:
+                raise ServingError(Reason.CANCELLED, "an earlier batch was refused")
+            if pending.skip_invalid:
+                batch = ItemBatch(ids=pending.items.ids, vectors=_spread(pending), payloads=pending.items.payloads)
+                written, found = store.upsert_valid(self.catalog, batch)
+                faults = tuple(early.get(fault.index, fault) for fault in found)
+            else:
+                written = store.upsert(self.catalog, _batch(pending.items, pending.vectors))
+            while self._written and self._written[0].done():
+                self._written.popleft()
+            self._written.append(written)
+            written.add_done_callback(self._on_written)
         written.add_done_callback(partial(_settle, answer, lambda r: StreamUpserted(result=r, faults=faults)))
         return answer
+
+    def _on_written(self, done: Future[UpsertResult]) -> None:
+        """On the writer's thread, before it takes what waits: where a batch failed, later ones are taken back."""
+        if not done.cancelled() and done.exception() is None:
+            return
+        with self._writing:
+            self._failed = True
+            later = list(self._written)
+        for future in reversed(later):
+            future.cancel()  # of no effect on those that are done
 
 
 class _Pending:
@@ -220,7 +242,7 @@ class _Pending:
         self.context = context
         self.skip_invalid = skip_invalid
         self.vectors: Vectors | None = None
-        self.faults: tuple[ItemFault, ...] = ()
+        self.faults: dict[int, ItemFault] = {}  # of inputs, by index
         self.error: ServingError | None = None
         self.future: Future[StreamUpserted] = Future()
         self.future.set_running_or_notify_cancel()
@@ -237,14 +259,20 @@ def model_of(spec: CatalogSpec) -> ModelRef:
     return ModelRef(model.name, version=model.version, label=model.label)
 
 
-def _batch(items: NewItems, vectors: Vectors, places: Sequence[int] | None = None) -> ItemBatch:
-    if places is None:
-        return ItemBatch(ids=items.ids, vectors=vectors, payloads=items.payloads)
-    return ItemBatch(
-        ids=[items.ids[index] for index in places],
-        vectors=vectors,
-        payloads=None if items.payloads is None else [items.payloads[index] for index in places],
-    )
+def _batch(items: NewItems, vectors: Vectors) -> ItemBatch:
+    return ItemBatch(ids=items.ids, vectors=vectors, payloads=items.payloads)
+
+
+def _spread(pending: _Pending) -> Vectors:
+    """A row for each of the caller's items, so that whatever is said of one names its own index; NaN, which is left
+    out, for those whose input could not be embedded."""
+    assert pending.vectors is not None
+    if not pending.faults:
+        return pending.vectors
+    num_items = len(pending.items.ids)
+    rows = np.full((num_items, pending.vectors.shape[1]), np.nan, dtype=np.float32)
+    rows[[index for index in range(num_items) if index not in pending.faults]] = pending.vectors
+    return rows
 
 
 def _require_dimension(vectors: Vectors, spec: CatalogSpec) -> None:
@@ -273,6 +301,8 @@ def _then(first: Future[A], second: Callable[[A], Future[B]]) -> Future[B]:
 def _settle(answer: Future[B], change: Callable[[A], B], done: Future[A]) -> None:
     try:
         result = change(done.result())
+    except CancelledError:
+        answer.set_exception(ServingError(Reason.CANCELLED, "an earlier batch was refused"))
     except BaseException as error:
         answer.set_exception(as_serving_error(error))
     else:

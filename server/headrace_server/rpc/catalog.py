@@ -23,7 +23,7 @@ from headrace_server.rpc.codec.filter import decode_filter
 from headrace_server.rpc.codec.items import ItemForm, decode_batch, decode_item_fields, encode_item, sized_items
 from headrace_server.rpc.dispatch import Deferred, UnaryRpc
 from headrace_server.rpc.serving_stream import ServerStreamRpc
-from headrace_server.rpc.status import status_of
+from headrace_server.rpc.status import prefixed, status_of
 from headrace_server.rpc.streaming import StreamRpc
 from headrace_server.serving.context import RequestContext
 
@@ -139,11 +139,12 @@ class CatalogService:
             start=session.start,
             prefix="",
             max_rows=_STREAM_ITEMS,
+            told=session.told,
         )
 
 
 class _UpsertSession:
-    """What one stream remembers: its catalog, its last number, and how many of its items are durable."""
+    """What one stream remembers: its catalog, its last number, and how far it is durable."""
 
     def __init__(self, catalogs: Catalogs, limits: InputLimits) -> None:
         self._catalogs = catalogs
@@ -151,7 +152,9 @@ class _UpsertSession:
         self._stream: UpsertStream | None = None
         self._sequence = -1
         self._lock = threading.Lock()
+        self._num_batches = 0  # acknowledged, as are the items
         self._num_items = 0
+        self._acknowledged = 0
         self._revision = 0
 
     def check(self, message: pb.UpsertItemsStreamRequest) -> None:
@@ -174,6 +177,8 @@ class _UpsertSession:
         def encode(upserted: StreamUpserted) -> pb.UpsertItemsStreamResponse:
             result = upserted.result
             with self._lock:
+                self._num_batches += 1
+                self._acknowledged = sequence
                 self._num_items += result.num_inserted + result.num_replaced
                 self._revision = max(self._revision, result.revision)  # of a batch of which nothing was left: not known
                 num_items, revision = self._num_items, self._revision
@@ -188,6 +193,20 @@ class _UpsertSession:
             )
 
         return Deferred(future, encode)
+
+    def told(self, error: BaseException) -> BaseException:
+        """The refusal with how far the stream is durable; nothing behind the refused batch is."""
+        if not isinstance(error, ServingError):
+            return error
+        with self._lock:
+            facts: dict[str, object] = {
+                "message_index": self._num_batches,  # every batch before the refused one is acknowledged
+                "num_acknowledged_batches": self._num_batches,
+                "num_acknowledged_items": self._num_items,
+            }
+            if self._num_batches:
+                facts["acknowledged_sequence"] = self._acknowledged
+        return prefixed(error, "", **facts)
 
 
 def _status(error: ServingError) -> status_pb2.Status:

@@ -52,6 +52,7 @@ class StreamRpc(Generic[RequestT]):
     start: Callable[[RequestT, RequestContext], Deferred]  # its errors name fields of the inner request
     prefix: str = "request."  # where in a message that request stands
     max_rows: int = MAX_ROWS_IN_FLIGHT
+    told: Callable[[BaseException], BaseException] | None = None  # the error that ends a stream, all before it answered
     per_call: Callable[[], StreamRpc[RequestT]] | None = None  # for calls that remember: the RPC of one call
 
 
@@ -274,7 +275,8 @@ class _Stream(Generic[RequestT]):
                 self._read_on()
                 if slot.error is None:
                     return slot.reply
-                conclude = partial(self._exchange.fail, slot.error, after_queued=True)
+                error = slot.error if self._rpc.told is None else self._rpc.told(slot.error)
+                conclude = partial(self._exchange.fail, error, after_queued=True)
         self._end(conclude)
         return None
 
