@@ -16,8 +16,8 @@ from headrace_server.items.columns import Columns, Vocabulary
 from headrace_server.items.filter import AllOf, AnyOf, Equals, Exists, Filter, In, Not, Range, check_filter
 from headrace_server.items.filter_mask import filter_mask
 from headrace_server.items.filter_sql import sql_condition
-from headrace_server.items.payload import field_values
-from headrace_server.items.schema import create_tables, insert_statement, stored_values
+from headrace_server.items.payload import PayloadError, field_columns, field_values
+from headrace_server.items.schema import create_tables, insert_statement, stored_column
 
 FIELDS = (
     FieldSpec(name="text", type=FieldType.STRING),
@@ -48,6 +48,19 @@ PAYLOADS = st.none() | st.fixed_dictionaries(
         "flag": st.none() | st.booleans(),
         "tags": st.none() | st.lists(TEXTS, max_size=3),
     },
+)
+WRONG_PAYLOADS = (
+    "",
+    "null",
+    "[]",
+    '{"text": 1}',
+    '{"whole": 1.5}',
+    '{"number": 1e400}',
+    '{"number": true}',
+    '{"tags": [1]}',
+    '{"x": "' + "y" * 200 + '"}',
+    "\ud800",
+    "{} {}",
 )
 
 
@@ -112,10 +125,18 @@ def holds(condition: Filter, payload: dict[str, Any] | None) -> bool:
     raise AssertionError(condition)
 
 
+def columns_of(rows: list[tuple[Any, ...]], vocabulary: Vocabulary) -> Columns:
+    return Columns.of(FIELDS, by_field(rows), len(rows), vocabulary)
+
+
+def by_field(rows: list[tuple[Any, ...]]) -> list[list[Any]]:
+    return [[row[index] for row in rows] for index in range(len(FIELDS))]
+
+
 def by_mask(condition: Filter, rows: list[tuple[Any, ...]]) -> list[bool]:
     vocabulary = Vocabulary()
     middle = len(rows) // 2
-    parts = [Columns.of(FIELDS, part, vocabulary) for part in (rows[:middle], rows[middle:])]
+    parts = [columns_of(part, vocabulary) for part in (rows[:middle], rows[middle:])]
     answer: list[bool] = filter_mask(condition, FIELDS, Columns.concatenate(parts), vocabulary).tolist()
     return answer
 
@@ -123,9 +144,9 @@ def by_mask(condition: Filter, rows: list[tuple[Any, ...]]) -> list[bool]:
 def by_sql(condition: Filter, rows: list[tuple[Any, ...]]) -> list[bool]:
     connection = sqlite3.connect(":memory:")
     create_tables(connection, FIELDS)
-    connection.executemany(
-        insert_statement(FIELDS), [(i, str(i), b"", None, *stored_values(row), 0) for i, row in enumerate(rows)]
-    )
+    stored = [stored_column(field, values) for field, values in zip(FIELDS, by_field(rows), strict=True)]
+    given = enumerate(zip(*stored, strict=True))
+    connection.executemany(insert_statement(FIELDS), [(i, str(i), b"", None, *row, 0) for i, row in given])
     compiled = sql_condition(condition, FIELDS)
     for name, function in compiled.functions.items():
         connection.create_function(name, 1, function, deterministic=True)
@@ -150,6 +171,31 @@ def test_mask_and_sql_and_plain_python_agree(condition: Filter, payloads: list[d
     assert by_sql(checked, rows) == expected
 
 
+def alone(payload: str | None) -> tuple[tuple[Any, ...], str]:
+    try:
+        return field_values(payload, FIELDS, 200), ""
+    except PayloadError as error:
+        return (None,) * len(FIELDS), str(error)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    payloads=st.lists(
+        PAYLOADS.map(lambda each: None if each is None else json.dumps(each)) | st.sampled_from(WRONG_PAYLOADS),
+        max_size=6,
+    )
+)
+def test_payloads_are_read_together_as_they_are_read_one_by_one(payloads: list[str | None]) -> None:
+    columns, refused = field_columns(payloads, FIELDS, 200)
+    for index, payload in enumerate(payloads):
+        read = tuple(column[index] for column in columns)
+        expected, why = alone(payload)
+        assert refused.pop(index, "") == why
+        assert read == expected
+        assert list(map(type, read)) == list(map(type, expected))
+    assert not refused
+
+
 @pytest.mark.parametrize("kind", [AllOf, AnyOf])
 def test_a_thousand_conditions_and_many_values_are_within_sqlites_limits(kind: type[AllOf | AnyOf]) -> None:
     values = tuple(float(number) for number in range(10_000))
@@ -167,8 +213,8 @@ def test_taken_rows_of_columns_hold_what_their_items_held(payloads: list[dict[st
     vocabulary = Vocabulary()
     rows = [field_values(None if each is None else json.dumps(each), FIELDS, 1 << 20) for each in payloads]
     chosen = [order.randrange(len(rows)) for _ in range(len(rows) + 2)] if rows else []
-    taken = Columns.of(FIELDS, rows, vocabulary).take(np.array(chosen, dtype=np.int64))
-    again = Columns.of(FIELDS, [rows[index] for index in chosen], vocabulary)
+    taken = columns_of(rows, vocabulary).take(np.array(chosen, dtype=np.int64))
+    again = columns_of([rows[index] for index in chosen], vocabulary)
     for left, right in zip(taken.columns, again.columns, strict=True):
         assert left.present.tolist() == right.present.tolist()
         assert left.values.tolist() == right.values.tolist()

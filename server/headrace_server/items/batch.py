@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from headrace_server.errors import Reason, ServingError, Violation
 from headrace_server.items.catalog import CatalogSpec
-from headrace_server.items.payload import FieldValue, PayloadError, field_values
+from headrace_server.items.payload import FieldColumn, field_columns
 
 __all__ = [
     "MAX_BATCH_ITEMS",
@@ -48,12 +49,15 @@ class ItemBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedBatch:
-    """Items that fit their catalog. `values` holds the declared fields of each; vectors are C-contiguous and finite."""
+    """Items that fit their catalog, column by column; vectors are C-contiguous and finite.
+
+    fields  a column for each declared field, in the order of their declaration
+    """
 
     ids: tuple[str, ...]
     vectors: NDArray[np.float32]
     payloads: tuple[str | None, ...]
-    values: tuple[tuple[FieldValue, ...], ...]
+    fields: tuple[FieldColumn, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,37 +106,41 @@ def check_ids(ids: Sequence[str], field: str, limit: int) -> None:
 def _inspect(spec: CatalogSpec, batch: ItemBatch, field: str) -> tuple[CheckedBatch, dict[int, list[Violation]]]:
     vectors = _require_shape(spec, batch, field)
     faults: dict[int, list[Violation]] = {}
-    first: dict[str, int] = {}
-    for index, id_ in enumerate(batch.ids):
-        wrong = _wrong_id(id_)
-        if wrong is None and first.setdefault(id_, index) != index:
-            wrong = f"{id_!r} again, first at {first[id_]}"
-        if wrong is not None:
-            faults.setdefault(index, []).append(Violation(f"{field}.ids[{index}]", wrong))
+    for index, wrong in _wrong_ids(batch.ids).items():
+        faults.setdefault(index, []).append(Violation(f"{field}.ids[{index}]", wrong))
     finite = np.isfinite(vectors)
     if not finite.all():
         for index in np.flatnonzero(~finite.all(axis=1)).tolist():
             column = int(np.argmin(finite[index]))
             described = f"element {column} of vector {index} is {vectors[index, column]}, must be finite"
             faults.setdefault(index, []).append(Violation(f"{field}.vectors", described))
-    payloads = batch.payloads or (None,) * len(batch.ids)
-    values: list[tuple[FieldValue, ...]] = []
-    for index, payload in enumerate(payloads):
-        try:
-            values.append(field_values(payload, spec.fields, spec.max_payload_bytes))
-        except PayloadError as error:
-            values.append(())
-            faults.setdefault(index, []).append(Violation(f"{field}.payloads[{index}]", str(error)))
-    kept = [index for index in range(len(batch.ids)) if index not in faults]
+    ids, payloads = tuple(batch.ids), tuple(batch.payloads or (None,) * len(batch.ids))
+    fields, refused = field_columns(payloads, spec.fields, spec.max_payload_bytes)
+    for index, wrong in refused.items():
+        faults.setdefault(index, []).append(Violation(f"{field}.payloads[{index}]", wrong))
     if faults:
+        kept = [index for index in range(len(ids)) if index not in faults]
+        ids, payloads = tuple(ids[index] for index in kept), tuple(payloads[index] for index in kept)
+        fields = tuple([column[index] for index in kept] for column in fields)
         vectors = vectors[kept]
-    checked = CheckedBatch(
-        ids=tuple(batch.ids[index] for index in kept) if faults else tuple(batch.ids),
-        vectors=vectors,
-        payloads=tuple(payloads[index] for index in kept) if faults else tuple(payloads),
-        values=tuple(values[index] for index in kept) if faults else tuple(values),
-    )
-    return checked, faults
+    return CheckedBatch(ids=ids, vectors=vectors, payloads=payloads, fields=fields), faults
+
+
+def _wrong_ids(ids: Sequence[str]) -> dict[int, str]:
+    """What is wrong with ids, by their place: all are looked at together where nothing is."""
+    if len(set(ids)) == len(ids) and min(map(len, ids)) >= 1 and max(map(len, ids)) <= MAX_ID_BYTES // 4:
+        with suppress(UnicodeEncodeError):
+            "".join(ids).encode()
+            return {}
+    found: dict[int, str] = {}
+    first: dict[str, int] = {}
+    for index, id_ in enumerate(ids):
+        wrong = _wrong_id(id_)
+        if wrong is None and first.setdefault(id_, index) != index:
+            wrong = f"{id_!r} again, first at {first[id_]}"
+        if wrong is not None:
+            found[index] = wrong
+    return found
 
 
 def _require_shape(spec: CatalogSpec, batch: ItemBatch, field: str) -> NDArray[np.float32]:

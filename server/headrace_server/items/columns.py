@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_server.items.catalog import FieldSpec, FieldType
-from headrace_server.items.payload import FieldValue
+from headrace_server.items.payload import FieldColumn
 
 __all__ = ["Column", "Columns", "Vocabulary"]
 
@@ -28,16 +28,13 @@ class Vocabulary:
 
     def encode(self, texts: Iterable[str]) -> NDArray[np.int32]:
         """Numbers of `texts`, new ones for those not met before."""
+        given = list(texts)
         codes, known = self._codes, self.texts
-        answer = []
-        for text in texts:
-            code = codes.get(text)
-            if code is None:
-                code = len(known)
+        for text in dict.fromkeys(given):
+            if text not in codes:
                 known.append(text)  # before its number can be found
-                codes[text] = code
-            answer.append(code)
-        return np.array(answer, dtype=np.int32)
+                codes[text] = len(known) - 1
+        return np.fromiter(map(codes.__getitem__, given), dtype=np.int32, count=len(given))
 
     def find(self, texts: Iterable[str]) -> NDArray[np.int32]:
         """Numbers of those `texts` that have one."""
@@ -87,7 +84,7 @@ class Column:
         )
 
     @staticmethod
-    def of(kind: FieldType, values: Sequence[FieldValue], vocabulary: Vocabulary) -> Column:
+    def of(kind: FieldType, values: FieldColumn, vocabulary: Vocabulary) -> Column:
         """The column of these values, texts numbered by `vocabulary`."""
         present = np.array([value is not None for value in values], dtype=np.bool_)
         if kind is FieldType.STRING_LIST:
@@ -124,8 +121,7 @@ class Columns:
         return Columns(sum(part.num_rows for part in parts), tuple(joined))
 
     @staticmethod
-    def of(fields: Sequence[FieldSpec], rows: Sequence[Sequence[FieldValue]], vocabulary: Vocabulary) -> Columns:
-        """The columns of items given row by row."""
-        by_field = zip(*rows, strict=True) if rows else ((),) * len(fields)
-        made = (Column.of(spec.type, values, vocabulary) for spec, values in zip(fields, by_field, strict=True))
-        return Columns(len(rows), tuple(made) if fields else ())
+    def of(fields: Sequence[FieldSpec], given: Sequence[FieldColumn], num_rows: int, vocabulary: Vocabulary) -> Columns:
+        """The columns of `num_rows` items, of the values of each field."""
+        made = (Column.of(spec.type, values, vocabulary) for spec, values in zip(fields, given, strict=True))
+        return Columns(num_rows, tuple(made))

@@ -13,10 +13,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
 
 from headrace_server.errors import ServingError
 from headrace_server.items import schema
@@ -29,20 +32,26 @@ _WAL_PAGES = 2048  # of 16 KiB: 32 MiB between checkpoints
 _CACHE_KIB = 32_768
 _READER_CACHE_KIB = 4096
 _MAX_IDLE_READERS = 8
+_CRC = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """Where a catalog stands, written with each transaction."""
+    """Where a catalog stands, written with each transaction.
+
+    image_token  of the image that holds it as of `image_revision` (see image.py); 0: there is none
+    """
 
     revision: int
     num_items: int
     next_sequence: int
     created_ns: int
     updated_ns: int
+    image_token: int = 0
+    image_revision: int = 0
 
     def row(self) -> tuple[int, ...]:
-        values = (self.revision, self.num_items, self.next_sequence, self.created_ns, self.updated_ns)
+        values = astuple(self)
         return (*values, crc32(repr(values).encode()))
 
 
@@ -84,7 +93,7 @@ class Database:
                     connection.execute("BEGIN IMMEDIATE")
                     schema.create_tables(connection, spec.fields)
                     connection.execute("INSERT INTO spec VALUES (?, ?)", (text, crc32(text.encode())))
-                    connection.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?)", state.row())
+                    connection.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?)", state.row())
                     connection.execute("COMMIT")
                 finally:
                     connection.close()
@@ -110,9 +119,27 @@ class Database:
         """Writes the state inside a transaction; `self.state` follows once the caller knows that it is durable."""
         connection.execute(
             "UPDATE state SET revision = ?, num_items = ?, next_sequence = ?, created_ns = ?, updated_ns = ?,"
-            " checksum = ?",
+            " image_token = ?, image_revision = ?, checksum = ?",
             state.row(),
         )
+
+    def put_touched(self, connection: sqlite3.Connection, revision: int, sequences: NDArray[np.int64]) -> None:
+        """Writes down, inside a transaction, which items a revision replaced or removed."""
+        packed = sequences.astype("<i8", copy=False).tobytes()
+        connection.execute("INSERT INTO touched VALUES (?, ?, ?)", (revision, packed, crc32(packed, revision & _CRC)))
+
+    def forget_touched(self, connection: sqlite3.Connection, revision: int) -> None:
+        """Strikes out, inside a transaction, what `put_touched` wrote up to that revision."""
+        connection.execute("DELETE FROM touched WHERE revision <= ?", (revision,))
+
+    def read_touched(self, connection: sqlite3.Connection, revision: int) -> NDArray[np.int64]:
+        """Sequences of the items that were replaced or removed after that revision, ascending, each once."""
+        found = [np.empty(0, dtype=np.int64)]
+        for at, packed, checksum in connection.execute("SELECT * FROM touched WHERE revision > ?", (revision,)):
+            if not isinstance(packed, bytes) or crc32(packed, at & _CRC) != checksum or len(packed) % 8:
+                raise corrupt(self.what, f"checksum of what revision {at} touched")
+            found.append(np.frombuffer(packed, dtype="<i8").astype(np.int64))
+        return np.unique(np.concatenate(found))
 
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
@@ -140,34 +167,42 @@ class Database:
         rows = connection.execute("SELECT * FROM state").fetchall()
         if len(rows) != 1:
             raise corrupt(self.what, f"{len(rows)} states")
-        state = State(
-            revision=rows[0][0],
-            num_items=rows[0][1],
-            next_sequence=rows[0][2],
-            created_ns=rows[0][3],
-            updated_ns=rows[0][4],
-        )
+        names = (field.name for field in fields(State))
+        state = State(**dict(zip(names, rows[0][:-1], strict=True)))
         if state.row() != rows[0]:
             raise corrupt(self.what, "checksum of the state")
         return state
 
-    def check_row(self, row: Sequence[Any]) -> None:
-        """Refuses a row of `items` whose bytes are not those that were written."""
+    def require_checksums(self, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Whole rows of `items`, column by column. Raises STORAGE_CORRUPT where bytes are not those written."""
+        if not rows:
+            return []
+        columns = list(zip(*rows, strict=True))
+        sequences, ids, vectors, payloads, *stored, checksums = columns
         try:
-            right = row[-1] == schema.row_checksum(
-                row[0], schema.item_checksum(row[1], row[2], row[3], tuple(row[4:-1]))
-            )
-        except (TypeError, ValueError):
-            right = False
-        if not right:
-            raise corrupt(self.what, f"checksum of item at sequence {row[0]}")
+            numbers = np.array(sequences, dtype=np.int64)
+            right = schema.row_checksums(numbers, schema.item_checksums(ids, vectors, payloads, stored))
+            wrong = right != np.array(checksums, dtype=np.int64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise corrupt(self.what, f"an item near sequence {sequences[0]} is of another type: {error}") from None
+        if wrong.any():
+            raise corrupt(self.what, f"checksum of item at sequence {sequences[int(np.argmax(wrong))]}")
+        return columns
 
     def check_pages(self) -> None:
-        """Walks every page of the file; the rows' own checksums are the reader's to compare."""
+        """Walks every page of the file and counts its rows; their own checksums are the reader's to compare."""
         with self.reader() as connection:
-            found = connection.execute("PRAGMA quick_check(1)").fetchall()
+            connection.execute("BEGIN")  # the state and the rows as of one moment
+            try:
+                expected = self.read_state(connection).num_items
+                found = connection.execute("PRAGMA quick_check(1)").fetchall()
+                (num_items,) = connection.execute("SELECT count(*) FROM items").fetchone()
+            finally:
+                connection.execute("ROLLBACK")
         if found != [("ok",)]:
             raise corrupt(self.what, str(found[0][0]))
+        if num_items != expected:
+            raise corrupt(self.what, f"{num_items} items, {expected} were written")
 
     @property
     def disk_bytes(self) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,21 +58,43 @@ class ItemIndex:
         """The numbers of the texts of this catalog's fields; for the thread that loads it."""
         return self._vocabulary
 
-    def load(self, rows: Rows, revision: int) -> None:
-        """Starts from these items. Raises ValueError where an id stands twice."""
-        ids = rows.ids.tolist()
-        self._known = dict(zip(ids, rows.sequences.tolist(), strict=True))
-        if len(self._known) != len(ids):
-            raise ValueError("an id stands twice")
-        parts = (Part(Segment.of(rows, self._spec.metric, self._scanner)),) if ids else ()
-        self.snapshot = self._snapshot(parts, revision)
+    def load(
+        self, rows: Rows, revision: int, *, gone: NDArray[np.int64] | None = None, later: Rows | None = None
+    ) -> None:
+        """Starts from these items, less those that are `gone`, and with `later` ones.
 
-    def sequence_of(self, id_: str) -> int | None:
-        """The sequence of an item that is there, for the writer."""
-        if id_ in self._dead:
-            return None
-        sequences = self._known.get(id_)
-        return sequences[-1] if isinstance(sequences, tuple) else sequences
+        raises  ValueError where an id stands twice
+        """
+        parts = [Part(Segment.of(each, self._spec.metric, self._scanner)) for each in (rows, later) if each is not None]
+        if gone is not None:
+            parts[0] = parts[0].without(gone)
+        known: dict[str, int | tuple[int, ...]] = {}
+        for part in parts:
+            held = part.segment.rows
+            ids, sequences = held.ids, held.sequences
+            if part.alive is not None:
+                ids, sequences = ids[part.alive], sequences[part.alive]
+            known.update(zip(ids.tolist(), sequences.tolist(), strict=True))
+        if len(known) != sum(part.num_alive for part in parts):
+            raise ValueError("an id stands twice")
+        self._known = known
+        self.snapshot = self._snapshot(tuple(part for part in parts if part.num_alive), revision)
+
+    def rename(self, name: str) -> None:
+        """The name that the catalog has from now on; snapshots that were taken keep the one they had."""
+        with self._lock:
+            self._spec = replace(self._spec, name=name)
+            self.snapshot = replace(self.snapshot, spec=self._spec)
+
+    def sequences_of(self, ids: Sequence[str]) -> list[int | None]:
+        """Of each id the sequence of its item, None where there is none; for the writer."""
+        found = list(map(self._known.get, ids))
+        if tuple in set(map(type, found)):
+            found = [held[-1] if isinstance(held, tuple) else held for held in found]
+        dead = self._dead
+        if dead and not dead.isdisjoint(ids):
+            found = [None if id_ in dead else held for id_, held in zip(ids, found, strict=True)]
+        return found  # type: ignore[return-value]
 
     def apply(self, changes: Sequence[Change], revision: int) -> None:
         """Shows the changes, all at once, as of `revision`."""
@@ -125,12 +147,17 @@ class ItemIndex:
             return None
         batch, known = change.batch, self._known
         # Before the snapshot that shows them: a reader finds each id by a sequence that its own snapshot has, or none.
-        for id_, sequence in zip(batch.ids, change.sequences.tolist(), strict=True):
-            held = known.setdefault(id_, sequence)
-            if held != sequence and (not isinstance(held, tuple) or held[-1] != sequence):
-                known[id_] = (*held, sequence) if isinstance(held, tuple) else (held, sequence)
-        self._dead.difference_update(batch.ids)
-        columns = Columns.of(self._spec.fields, batch.values, self._vocabulary)
+        numbers = change.sequences.tolist()
+        if known.keys().isdisjoint(batch.ids):
+            known.update(zip(batch.ids, numbers, strict=True))
+        else:
+            for id_, sequence in zip(batch.ids, numbers, strict=True):
+                held = known.setdefault(id_, sequence)
+                if held != sequence and (not isinstance(held, tuple) or held[-1] != sequence):
+                    known[id_] = (*held, sequence) if isinstance(held, tuple) else (held, sequence)
+        if self._dead:
+            self._dead.difference_update(batch.ids)
+        columns = Columns.of(self._spec.fields, batch.fields, len(batch.ids), self._vocabulary)
         ids = np.array(batch.ids, dtype=np.object_)
         rows = Rows(sequences=change.sequences, ids=ids, vectors=batch.vectors, columns=columns)
         if len(ids) > 1 and not (np.diff(change.sequences) > 0).all():

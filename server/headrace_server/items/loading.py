@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace_server.items.catalog import CatalogSpec, FieldType
-from headrace_server.items.columns import Column, Columns, Vocabulary
+from headrace_server.items.columns import Columns, Vocabulary
 from headrace_server.items.database import Database
 from headrace_server.items.faults import corrupt
-from headrace_server.items.schema import decoded_list, item_checksum, row_checksum
+from headrace_server.items.schema import decoded_list
 from headrace_server.items.segment import Rows
 
-__all__ = ["read_rows"]
+__all__ = ["chunks_of", "read_rows", "rows_of"]
 
 _CHUNK_ROWS = 1000  # rows of a chunk stay in the processor's cache between their checks
 
@@ -50,48 +51,70 @@ class _PageCheck(threading.Thread):
             self.error = error
 
 
-def _read(connection: sqlite3.Connection, database: Database, spec: CatalogSpec, vocabulary: Vocabulary) -> Rows:
-    num_items = database.state.num_items
-    sequences = np.empty(num_items, dtype=np.int64)
-    vectors = np.empty((num_items, spec.dimension), dtype=np.float32)
+def rows_of(
+    database: Database, chunks: Iterable[Sequence[tuple[Any, ...]]], spec: CatalogSpec, vocabulary: Vocabulary
+) -> Rows:
+    """Rows of `items`, in order of sequence, each compared with its checksum."""
+    sequences, vectors = _Growing(np.dtype(np.int64), ()), _Growing(np.dtype(np.float32), (spec.dimension,))
     ids: list[str] = []
     columns: list[Columns] = []
     size = spec.dimension * 4
-    cursor = connection.execute("SELECT * FROM items ORDER BY sequence")
-    while chunk := cursor.fetchmany(_CHUNK_ROWS):
-        start, end = len(ids), len(ids) + len(chunk)
-        _require_checksums(chunk, database)
-        by_column = list(zip(*chunk, strict=True))
-        if end > num_items or set(map(len, by_column[2])) != {size}:
-            raise corrupt(database.what, f"more than {num_items} items, or vectors that are not of {size} bytes")
-        sequences[start:end] = by_column[0]
+    for chunk in chunks:
+        by_column = database.require_checksums(chunk)
+        if set(map(len, by_column[2])) != {size}:
+            raise corrupt(database.what, f"vectors that are not of {size} bytes")
+        sequences.append(np.array(by_column[0], dtype=np.int64))
         ids.extend(by_column[1])
-        vectors[start:end] = np.frombuffer(b"".join(by_column[2]), dtype="<f4").reshape(-1, spec.dimension)
+        vectors.append(np.frombuffer(b"".join(by_column[2]), dtype="<f4").reshape(-1, spec.dimension))
         columns.append(_columns(spec, by_column[4:-1], len(chunk), vocabulary))
-    if len(ids) != num_items:
-        raise corrupt(database.what, f"{len(ids)} items, {num_items} were written")
-    if num_items and not 0 <= sequences[0] <= sequences[-1] < database.state.next_sequence:
-        raise corrupt(database.what, "a sequence that was never given")
-    held = np.empty(num_items, dtype=np.object_)
+    held = np.empty(len(ids), dtype=np.object_)
     held[:] = ids
-    joined = Columns.concatenate(columns) if columns else Columns.of(spec.fields, (), vocabulary)
-    return Rows(sequences=sequences, ids=held, vectors=vectors, columns=joined)
+    joined = (
+        Columns.concatenate(columns) if columns else Columns.of(spec.fields, [()] * len(spec.fields), 0, vocabulary)
+    )
+    return Rows(sequences=sequences.array, ids=held, vectors=vectors.array, columns=joined)
 
 
-def _require_checksums(chunk: Sequence[tuple[Any, ...]], database: Database) -> None:
-    try:
-        for row in chunk:
-            sequence, id_, vector, payload, *_, checksum = row
-            if checksum != row_checksum(sequence, item_checksum(id_, vector, payload, row[4:-1])):
-                raise corrupt(database.what, f"checksum of item at sequence {sequence}")
-    except (TypeError, ValueError) as error:
-        raise corrupt(database.what, f"item of another type: {error}") from None
+def chunks_of(cursor: sqlite3.Cursor) -> Iterator[list[tuple[Any, ...]]]:
+    """What a cursor answers, some rows at a time."""
+    while chunk := cursor.fetchmany(_CHUNK_ROWS):
+        yield chunk
+
+
+def _read(connection: sqlite3.Connection, database: Database, spec: CatalogSpec, vocabulary: Vocabulary) -> Rows:
+    state = database.state
+    rows = rows_of(database, chunks_of(connection.execute("SELECT * FROM items ORDER BY sequence")), spec, vocabulary)
+    if len(rows.ids) != state.num_items:
+        raise corrupt(database.what, f"{len(rows.ids)} items, {state.num_items} were written")
+    if len(rows.ids) and not 0 <= rows.sequences[0] <= rows.sequences[-1] < state.next_sequence:
+        raise corrupt(database.what, "a sequence that was never given")
+    return rows
+
+
+class _Growing:
+    """An array that is appended to, as a list is: room is doubled."""
+
+    def __init__(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self._held = np.empty((_CHUNK_ROWS, *shape), dtype=dtype)
+        self._length = 0
+
+    def append(self, rows: NDArray[Any]) -> None:
+        end = self._length + len(rows)
+        if end > len(self._held):
+            self._held.resize(
+                (2 * end, *self._held.shape[1:]), refcheck=False
+            )  # pages that are not written to cost nothing
+        self._held[self._length : end] = rows
+        self._length = end
+
+    @property
+    def array(self) -> NDArray[Any]:
+        return self._held[: self._length]
 
 
 def _columns(spec: CatalogSpec, stored: Sequence[Sequence[Any]], num_rows: int, vocabulary: Vocabulary) -> Columns:
-    made = []
-    for field, values in zip(spec.fields, stored, strict=True):
-        if field.type is FieldType.STRING_LIST:
-            values = [decoded_list(value) for value in values]
-        made.append(Column.of(field.type, values, vocabulary))
-    return Columns(num_rows, tuple(made))
+    given = [
+        [decoded_list(value) for value in values] if field.type is FieldType.STRING_LIST else values
+        for field, values in zip(spec.fields, stored, strict=True)
+    ]
+    return Columns.of(spec.fields, given, num_rows, vocabulary)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class GetResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanPage:
-    """At most 1000 items in order of id, as of `revision`."""
+    """At most 1000 items in order of id, as they were at `revision`."""
 
     items: tuple[Item, ...]
     revision: int
@@ -84,6 +85,7 @@ class OpenCatalog:
     def rename(self, name: str) -> None:
         """The name that it has from now on."""
         self.spec = replace(self.spec, name=name)
+        self.index.rename(name)
         self.database.what = f"catalog {name!r}"
         self.writer.name = name
 
@@ -116,12 +118,15 @@ class OpenCatalog:
         held: dict[int, Item] = {}
         with self.database.reader() as connection:
             for start in range(0, len(wanted), _READ_AT_ONCE):
-                for row in _rows_at(connection, wanted[start : start + _READ_AT_ONCE]):
-                    held[row[0]] = self._item(row, fields)
+                rows = _rows_at(connection, wanted[start : start + _READ_AT_ONCE])
+                held.update(self._items(rows, fields))
         return [held.get(sequence) for sequence in sequences.tolist()]
 
     def scan(self, condition: Filter | None, fields: ItemFields, after_id: str) -> Iterator[ScanPage]:
-        """All items that pass, in order of id from behind `after_id`, as of one revision; no page where there are none.
+        """All items that pass, in order of id from behind `after_id`; no page where there are none.
+
+        An item that is there and passes all the while comes exactly once; one that comes, goes or changes meanwhile may
+        come as it was or as it is, or not. Each page is as of its own revision.
 
         raises  ServingError INVALID_INPUT at once where the filter is wrong
         """
@@ -132,34 +137,33 @@ class OpenCatalog:
 
     def _scan(self, condition: SqlCondition, fields: ItemFields, after_id: str) -> Iterator[ScanPage]:
         with self.database.reader() as connection:
-            # What a connection reads inside one transaction is as of one revision, whatever is written meanwhile.
-            connection.execute("BEGIN")
-            try:
-                revision = self.database.read_state(connection).revision
-                for name, function in condition.functions.items():
-                    connection.create_function(name, 1, function, deterministic=True)
+            for name, function in condition.functions.items():
+                connection.create_function(name, 1, function, deterministic=True)
+            with _transaction(connection):
                 # Only ids are sorted, not whole rows, and by SQLite, so that other threads go on.
                 passing = connection.execute(
                     f"SELECT sequence FROM items WHERE {condition.text} AND id > ? ORDER BY id",
                     (*condition.parameters, after_id),
                 )
-                while page := passing.fetchmany(SCAN_PAGE_ITEMS):
-                    order = [sequence for (sequence,) in page]
-                    held = {}
-                    for start in range(0, len(order), _READ_AT_ONCE):
-                        for row in _rows_at(connection, order[start : start + _READ_AT_ONCE]):
-                            held[row[0]] = self._item(row, fields)
-                    yield ScanPage(items=tuple(held[sequence] for sequence in order), revision=revision)
-            finally:
-                connection.execute("ROLLBACK")
+                order = np.fromiter((sequence for (sequence,) in passing), dtype=np.int64)
+            # However slowly pages are asked for, no transaction is open meanwhile: it would keep the log from being
+            # folded into the file, and the log would grow with all that is written.
+            for start in range(0, len(order), SCAN_PAGE_ITEMS):
+                page = order[start : start + SCAN_PAGE_ITEMS].tolist()
+                held: dict[int, Item] = {}
+                with _transaction(connection):
+                    revision = self.database.read_state(connection).revision
+                    for part in range(0, len(page), _READ_AT_ONCE):
+                        rows = _rows_at(connection, page[part : part + _READ_AT_ONCE], condition)
+                        held.update(self._items(rows, fields))
+                items = tuple(held[sequence] for sequence in page if sequence in held)
+                if items:
+                    yield ScanPage(items=items, revision=revision)
 
-    def _item(self, row: tuple[Any, ...], fields: ItemFields) -> Item:
-        self.database.check_row(row)
-        vector = np.frombuffer(row[2], dtype="<f4").astype(np.float32, copy=False) if fields.vector else None
-        payload = row[3] if fields.payload else None
-        if payload is not None and fields.payload_fields:
-            payload = select_fields(payload, fields.payload_fields)
-        return Item(id=row[1], vector=vector, payload=payload)
+    def _items(self, rows: Sequence[tuple[Any, ...]], fields: ItemFields) -> dict[int, Item]:
+        """Items by sequence, each row compared with its checksum."""
+        self.database.require_checksums(rows)
+        return {row[0]: _item(row, fields) for row in rows}
 
     def close(self, error: ServingError | None = None) -> None:
         """Writes what waits, refuses what comes (with `error`), and closes the file."""
@@ -168,7 +172,30 @@ class OpenCatalog:
         self.database.close(refusal)
 
 
-def _rows_at(connection: sqlite3.Connection, sequences: Sequence[int]) -> list[tuple[Any, ...]]:
-    return connection.execute(
-        "SELECT * FROM items WHERE sequence IN (SELECT value FROM json_each(?))", (json.dumps(list(sequences)),)
-    ).fetchall()
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is read in its body is as of one revision, whatever is written meanwhile."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _rows_at(
+    connection: sqlite3.Connection, sequences: Sequence[int], condition: SqlCondition | None = None
+) -> list[tuple[Any, ...]]:
+    statement = "SELECT * FROM items WHERE sequence IN (SELECT value FROM json_each(?))"
+    parameters: list[str | int | float] = [json.dumps(list(sequences))]
+    if condition is not None:
+        statement += f" AND {condition.text}"
+        parameters += condition.parameters
+    return connection.execute(statement, parameters).fetchall()
+
+
+def _item(row: tuple[Any, ...], fields: ItemFields) -> Item:
+    vector = np.frombuffer(row[2], dtype="<f4").astype(np.float32, copy=False) if fields.vector else None
+    payload = row[3] if fields.payload else None
+    if payload is not None and fields.payload_fields:
+        payload = select_fields(payload, fields.payload_fields)
+    return Item(id=row[1], vector=vector, payload=payload)

@@ -183,7 +183,7 @@ class CatalogStore:
         fields: ItemFields = ItemFields(),  # noqa: B008
         after_id: str = "",
     ) -> Iterator[ScanPage]:
-        """All items that pass, in order of id from behind `after_id`, as of one revision. Close it, or read it out."""
+        """All items that pass, in order of id from behind `after_id`, page by page; see OpenCatalog.scan."""
         return self._catalog(name).scan(condition, fields, after_id)
 
     def swap(self, name: str, other: str) -> CatalogInfo:

@@ -125,7 +125,7 @@ def test_split_takes_the_items_that_fit_and_tells_of_the_others() -> None:
     checked, faults = split_batch(SPEC, batch("a", "b", "a", payloads=['{"price": 1}', "1", None]))
     assert checked.ids == ("a",)
     assert checked.vectors.shape == (1, 3)
-    assert checked.values == ((None, None, 1.0, None, None),)
+    assert [list(column) for column in checked.fields] == [[None], [None], [1.0], [None], [None]]
     assert [(fault.index, fault.id, paths(fault.error)) for fault in faults] == [
         (1, "b", ["items.payloads[1]"]),
         (2, "a", ["items.ids[2]"]),
@@ -151,7 +151,7 @@ def test_batch_does_not_follow_what_its_sender_writes_later() -> None:
     ],
 )
 def test_declared_fields_are_read_in_their_type(payload: str, values: tuple[object, ...]) -> None:
-    (read,) = check_batch(SPEC, batch("a", payloads=[payload])).values
+    read = tuple(value for (value,) in check_batch(SPEC, batch("a", payloads=[payload])).fields)
     assert read == values
     assert [type(value) for value in read] == [type(value) for value in values]
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from headrace_server.errors import Reason, ServingError
+from headrace_server.items import database as database_module
 from headrace_server.items.batch import ItemBatch
 from headrace_server.items.catalog import CatalogSpec, FieldSpec, FieldType, Metric
 from headrace_server.items.filter import AnyOf, Equals, In, Range
 from headrace_server.items.open_catalog import ItemFields
-from headrace_server.items.scanner import exact_scores
 from headrace_server.items.store import CatalogStore
 
 FIELDS = (FieldSpec(name="kind", type=FieldType.STRING), FieldSpec(name="price", type=FieldType.NUMBER))
@@ -60,7 +60,7 @@ def test_acknowledged_items_are_found_by_the_next_search(store: CatalogStore) ->
     answer = store.upsert("books", batch).result(WAIT_S)
     assert (answer.num_inserted, answer.num_replaced, answer.revision) == (3, 0, 1)
     (hits,) = store.index("books").search(batch.vectors[1:2], 10)
-    expected = exact_scores(batch.vectors[1], batch.vectors, "dot")
+    expected = (batch.vectors.astype(np.float64) @ batch.vectors[1].astype(np.float64)).astype(np.float32)
     assert hits.ids == tuple(np.array(batch.ids)[np.argsort(-expected)])
     assert hits.scores.tolist() == sorted(expected.tolist(), reverse=True)
 
@@ -172,19 +172,40 @@ def test_get_answers_in_the_order_asked_and_names_the_missing(store: CatalogStor
         store.get("books", [])
 
 
-def test_scan_reads_one_revision_in_order_of_id_while_others_write(store: CatalogStore) -> None:
+def test_scan_answers_each_item_that_stays_once_in_order_of_id_while_others_write(store: CatalogStore) -> None:
     store.create(spec())
     ids = [f"{n:05d}" for n in np.random.default_rng(0).permutation(2500)]
     store.upsert("books", items(ids)).result(WAIT_S)
-    pages = store.scan("books", fields=ItemFields(vector=True))
+    pages = store.scan("books", Range("price", gte=0), ItemFields(payload=True))
     first = next(pages)
-    store.delete("books", condition=Range("price", gte=0)).result(WAIT_S)
+    store.delete("books", ids=["00005", "01500"]).result(WAIT_S)
+    changed = ItemBatch(
+        ids=["01700", "01800", "new"], vectors=items(["x"] * 3).vectors, payloads=['{"price":7}', '{"price":-7}', None]
+    )
+    store.upsert("books", changed).result(WAIT_S)
     rest = list(pages)
-    read = [item.id for page in [first, *rest] for item in page.items]
-    assert read == sorted(ids)
-    assert {page.revision for page in [first, *rest]} == {1}
-    assert [len(page.items) for page in [first, *rest]] == [1000, 1000, 500]
-    assert list(store.scan("books")) == []
+    read = [item for page in [first, *rest] for item in page.items]
+    assert [item.id for item in read] == [id_ for id_ in sorted(ids) if id_ not in ("01500", "01800")]
+    assert {item.id: item.payload for item in read}["01700"] == '{"price":7}'
+    assert [(len(page.items), page.revision) for page in [first, *rest]] == [(1000, 1), (998, 3), (500, 3)]
+
+
+def test_slow_scan_does_not_let_the_log_grow_with_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_WAL_PAGES", 16)
+    store = CatalogStore(tmp_path)
+    store.create(spec(dimension=64))
+    store.upsert("books", items([f"{n:05d}" for n in range(2500)], dimension=64)).result(WAIT_S)
+    pages = store.scan("books")
+    next(pages)
+    batch = items([f"{n:05d}" for n in range(1000)], dimension=64)
+    for _ in range(30):
+        store.upsert("books", batch).result(WAIT_S)
+    (log,) = tmp_path.glob("*-wal")
+    assert log.stat().st_size < 3_000_000, "30 batches are 10 MB of log"
+    assert sum(len(page.items) for page in pages) == 1500
+    store.close()
 
 
 def test_scan_filters_and_goes_on_behind_an_id(store: CatalogStore) -> None:
@@ -253,6 +274,7 @@ def test_swapped_names_stand_for_each_others_items_after_a_restart_too(tmp_path:
     store.create(spec("other", dimension=5))
     told = store.swap("live", "next")
     assert (told.spec.name, told.num_items) == ("live", 2)
+    assert [store.index(name).spec.name for name in ("live", "next")] == ["live", "next"]
     for wrong in ("live", "other"):
         with refused(Reason.INVALID_INPUT):
             store.swap("live", wrong)
