@@ -97,6 +97,7 @@ class End:
     finish: Finish | None = None
     stop_token: int | None = None  # the stop token that ended it
     error: ServingError | None = None
+    score: float | None = None  # of the best beam, where beams were searched
 
 
 class SequenceListener(Protocol):
