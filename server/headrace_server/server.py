@@ -2,7 +2,7 @@
 
     start   admin listener ─▶ models begin to load ─▶ gRPC listens (health NOT_SERVING) ─▶ returns
     ready   no model is loading any more: health SERVING, /readyz 200. Versions that failed are said and hide nobody;
-            where not one could be loaded, `wait_ready` raises
+            where not one could be loaded, `wait_ready` raises, but for a server of catalogs, which does without
     stop    health NOT_SERVING ─▶ running calls end (grace) ─▶ engines close ─▶ admin listener
 
 In one's own process, without a socket:
@@ -154,14 +154,15 @@ class Server(InProcess):
     def wait_ready(self, timeout_s: float | None = None) -> bool:
         """Waits until no model is loading. True: requests are taken. False: the time was up.
 
-        raises  ServingError MODEL_FAILED where not one version could be loaded, SHUTTING_DOWN where the server stops
+        raises  ServingError MODEL_FAILED where not one version could be loaded and there are no catalogs to serve,
+                SHUTTING_DOWN where the server stops
         """
         if not self._repository.wait_ready(timeout_s):
             return False
         if self._stopping:
             raise ServingError(Reason.SHUTTING_DOWN, "the server is shutting down")
         statuses = self._repository.status()
-        if not any(status.state is ModelState.READY for status in statuses):
+        if self._store is None and not any(status.state is ModelState.READY for status in statuses):
             raise ServingError(Reason.MODEL_FAILED, _why_none(statuses, self._repository.notes))
         self._set_ready()
         return True
@@ -236,6 +237,7 @@ class Server(InProcess):
         if directory is None:
             return
         self._store = store = CatalogStore(directory, scanner=KernelScanner(self._num_kernel_threads))
+        self.metrics.watch(lambda: _catalog_readings(store))
         embedder = InputVectors(self._repository, self.config.limits, self.metrics.serving)
         self.jobs = replace(self.jobs, catalogs=Catalogs(store, embedder), recommend=Recommend(store, embedder))
 
@@ -285,7 +287,10 @@ class Server(InProcess):
             if error.reason is not Reason.SHUTTING_DOWN:
                 logger.error("not ready: %s", error.message)
             return
-        states = [status.state for status in self._repository.status()]
+        statuses = self._repository.status()
+        states = [status.state for status in statuses]
+        if ModelState.READY not in states:
+            logger.warning("catalogs alone are served: %s", _why_none(statuses, self._repository.notes))
         logger.info(
             "ready",
             extra={
@@ -364,6 +369,23 @@ def _config(
 def _why_none(statuses: Sequence[ModelStatus], notes: Sequence[str]) -> str:
     failed = [f"{status.name}/{status.version}: {status.reason}" for status in statuses]
     return f"no model could be loaded: {'; '.join(failed or notes)}"
+
+
+def _catalog_readings(store: CatalogStore) -> Iterable[Reading]:
+    token = ""
+    while True:
+        page, token = store.list_catalogs(1000, token)
+        for info in page:
+            catalog = (("catalog", info.spec.name),)
+            yield Reading("headrace_catalog_items", "Items of a catalog.", catalog, info.num_items)
+            yield Reading("headrace_catalog_revision", "Grows by one with each durable change.", catalog, info.revision)
+            yield Reading(
+                "headrace_catalog_indexed_revision", "The revision that is searched.", catalog, info.indexed_revision
+            )
+            yield Reading("headrace_catalog_disk_bytes", "Bytes on disk.", catalog, info.disk_bytes)
+            yield Reading("headrace_catalog_memory_bytes", "Bytes of its index.", catalog, info.memory_bytes)
+        if not token:
+            return
 
 
 def _transport_readings(transport: Transport) -> Iterable[Reading]:

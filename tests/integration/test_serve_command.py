@@ -17,10 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 from contract.services_models import write_repository
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from headrace_client import Client
+from headrace_client import Client, HeadraceError
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -223,6 +225,43 @@ def test_a_server_without_a_model_ends_and_says_why(repository: Path, tmp_path: 
     assert "cure: `headrace inspect DIR`" in said
     strict = failed(repository, "--listen", "127.0.0.1:0", "--admin", "off", "--strict")
     assert "--strict, and not every model could be loaded: broken/1" in strict
+
+
+def test_catalogs_are_served_and_measured_without_a_model_that_loads(tmp_path: Path) -> None:
+    models, catalogs, folder = (tmp_path / name for name in ("models", "catalogs", "served"))
+    for made in (models, models / "broken" / "1", folder):
+        made.mkdir(parents=True, exist_ok=True)
+    (models / "broken" / "1" / "model.onnx").write_bytes(b"no graph")
+    options = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--catalogs", str(catalogs))
+    with serving(models, folder, *options) as served:
+        with Client(served.grpc[0]) as client:
+            client.create_catalog("points", 2, metric="dot")
+            client.upsert("points", ["a", "b"], vectors=[[1, 0], [0, 1]])
+            assert client.recommend("points", vectors=[0, 1], k=1).results[0][0].id == "b"
+            with pytest.raises(HeadraceError, match="broken"):
+                client.embed("broken", "x")
+        with grpc.insecure_channel(served.grpc[0]) as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check
+            states = {
+                service: check(health_pb2.HealthCheckRequest(service=service), timeout=20).status
+                for service in ("", "headrace.v1.CatalogService", "headrace.v1.EmbeddingService", "model:broken")
+            }
+        assert [name for name, state in states.items() if state == health_pb2.HealthCheckResponse.SERVING] == [
+            "", "headrace.v1.CatalogService",
+        ]  # fmt: skip
+        assert served.page("/readyz")[0] == 200
+        text = served.page("/metrics")[1]
+        for line in (
+            "headrace_ready 1.0",
+            'headrace_catalog_items{catalog="points"} 2.0',
+            'headrace_catalog_revision{catalog="points"} 1.0',
+            'headrace_catalog_indexed_revision{catalog="points"} 1.0',
+            'headrace_catalog_disk_bytes{catalog="points"}',
+            'headrace_catalog_memory_bytes{catalog="points"}',
+        ):
+            assert line in text, line
+        assert served.end() == 0
+        assert "catalogs alone are served: no model could be loaded: broken/1" in served.log.read_text()
 
 
 def test_a_tour_asks_what_the_server_can_and_says_what_it_cannot(served: Served) -> None:

@@ -17,7 +17,7 @@ FieldType = Literal["string", "integer", "number", "boolean", "string_list"]
 _METRICS: dict[str, int] = {"cosine": 1, "dot": 2}
 _METRIC_NAMES: dict[int, Metric] = {1: "cosine", 2: "dot"}
 _FIELD_TYPES: dict[FieldType, int] = {"string": 1, "integer": 2, "number": 3, "boolean": 4, "string_list": 5}
-_FIELD_TYPE_NAMES = {number: kind for kind, number in _FIELD_TYPES.items()}
+_FIELD_TYPE_NAMES: dict[int, FieldType] = {number: kind for kind, number in _FIELD_TYPES.items()}
 
 
 class CatalogOptions(TypedDict, total=False):
