@@ -21,7 +21,7 @@ from setuptools import Extension
 __all__ = ["extensions"]
 
 _PACKAGE = "headrace_kernels._native"
-_MODULES = ("activation", "dispatch", "pooling", "quantization", "scan", "selection", "similarity")
+_MODULES = ("activation", "dispatch", "pooling", "quantization", "sampling", "scan", "selection", "similarity")
 
 
 def extensions() -> list[Extension]:

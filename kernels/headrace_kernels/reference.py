@@ -206,7 +206,8 @@ def sample_row(
         row[bias_tokens] += bias_values
     if counted_tokens is not None and counts is not None:
         x, factor = row[counted_tokens], np.float32(repetition_penalty)
-        x = np.where(x > 0, x / factor, x * factor)
+        with np.errstate(over="ignore"):
+            x = np.where(x > 0, x / factor, x * factor)
         x = x - np.float32(frequency_penalty) * counts.astype(np.float32)
         row[counted_tokens] = np.where(counts > 0, x - np.float32(presence_penalty), x)
     if allowed is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import operator
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace_kernels import reference
+from headrace_kernels._native import sampling as native
 from headrace_kernels._operands import MAX_LENGTH, as_f32, as_i32, as_words
 from headrace_kernels.errors import DtypeError, NotFiniteError, NothingAllowedError, ShapeError
 
@@ -135,30 +136,50 @@ def sample(
     matrix = as_f32("logits", logits, 2)
     if len(rows) != len(matrix):
         raise ShapeError(f"logits has shape {matrix.shape}, and there are {len(rows)} rows to sample")
+    if not 1 <= operator.index(num_threads) <= MAX_THREADS:
+        raise ValueError(f"num_threads is {num_threads}, it must be in [1, {MAX_THREADS}]")
     return _sampled(matrix, rows, num_threads)
 
+
+MAX_THREADS = 256
 
 _Parameters = tuple[Any, ...]
 _LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _BELOW_ONE = math.nextafter(1.0, 0.0)
+_kept = threading.local()
 
 
 def _sampled(
     matrix: NDArray[np.float32], rows: Sequence[RowSampling], num_threads: int
 ) -> list[Sampled | NotFiniteError | NothingAllowedError]:
-    names = RowSampling.__slots__
+    num_rows, num_tokens = matrix.shape
+    checked = [_checked(row, num_tokens) for row in rows]
+    if not num_rows:
+        return []
+    if not num_tokens:
+        return [_nothing_allowed(row) for row in range(num_rows)]
+    widths = [min(row[-1] or 0, num_tokens) for row in checked]
+    top_tokens = np.empty((num_rows, max(widths)), dtype=np.int32)
+    top_logprobs = np.empty(top_tokens.shape, dtype=np.float32)
+    scratch = _scratch(min(num_threads, num_rows), num_tokens)
+    drawn = native.sample(matrix, checked, scratch, top_tokens, top_logprobs)
     answers: list[Sampled | NotFiniteError | NothingAllowedError] = []
-    checked = [dict(zip(names, _checked(row, matrix.shape[1]), strict=True)) for row in rows]
-    for index, (logits, row) in enumerate(zip(matrix, checked, strict=True)):
-        if not (logits < np.inf).all():
-            answers.append(_not_finite(index))
-            continue
-        try:
-            answers.append(Sampled(*reference.sample_row(logits, **row)))
-        except ValueError:
-            answers.append(_nothing_allowed(index))
+    for row, ((status, token, logprob), width) in enumerate(zip(drawn, widths, strict=True)):
+        if status == 0:
+            answers.append(Sampled(token, logprob, top_tokens[row, :width], top_logprobs[row, :width]))
+        else:
+            answers.append(_not_finite(row) if status == 1 else _nothing_allowed(row))
     return answers
+
+
+def _scratch(num_threads: int, num_tokens: int) -> NDArray[np.uint8]:
+    """u8[threads, bytes], kept by the calling thread for its next call: fresh pages would cost more than a draw."""
+    num_bytes = native.scratch_bytes(num_tokens)
+    kept: NDArray[np.uint8] | None = getattr(_kept, "scratch", None)
+    if kept is None or kept.size < num_threads * num_bytes:
+        kept = _kept.scratch = np.empty(num_threads * num_bytes, dtype=np.uint8)
+    return kept[: num_threads * num_bytes].reshape(num_threads, num_bytes)
 
 
 def _checked(row: RowSampling, num_tokens: int) -> _Parameters:

@@ -1,4 +1,4 @@
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "kernels.h" nogil:
@@ -73,6 +73,31 @@ cdef extern from "kernels.h" nogil:
 
     const hr_scan_driver hr_scanning
 
+    ctypedef struct hr_sample_request:
+        const float *logits
+        Py_ssize_t num_tokens
+        double temperature, top_p, min_p, uniform
+        Py_ssize_t top_k
+        const uint32_t *allowed
+        const int32_t *bias_tokens
+        const float *bias_values
+        Py_ssize_t num_biases
+        const int32_t *counted_tokens
+        const int32_t *counts
+        Py_ssize_t num_counted
+        float repetition, frequency, presence
+        Py_ssize_t top_logprobs
+        int32_t status, token
+        float logprob
+        int32_t *top_tokens
+        float *top_values
+
+    ctypedef struct hr_sampling:
+        void (*run)(
+            const hr_sampling *, hr_sample_request *, Py_ssize_t, int, unsigned char *, Py_ssize_t
+        ) noexcept nogil
+        Py_ssize_t (*scratch_bytes)(Py_ssize_t) noexcept nogil
+
     ctypedef struct hr_kernels:
         const char *isa
         const hr_activation *activation
@@ -81,6 +106,7 @@ cdef extern from "kernels.h" nogil:
         const hr_similarity *similarity
         const hr_quantization *quantization
         const hr_scan *scan
+        const hr_sampling *sampling
 
     int hr_num_variants()
     const hr_kernels *hr_variant(int position)

@@ -7,6 +7,7 @@
 #ifndef HEADRACE_KERNELS_H
 #define HEADRACE_KERNELS_H
 
+#include "sampling.h"
 #include "scan.h"
 
 #include <stddef.h>
@@ -90,6 +91,7 @@ typedef struct {
     const hr_similarity *similarity;
     const hr_quantization *quantization;
     const hr_scan *scan;
+    const hr_sampling *sampling;
 } hr_kernels;
 
 /* Variants that were compiled in, widest first; `hr_variant_runs` asks the CPU and the operating system. */

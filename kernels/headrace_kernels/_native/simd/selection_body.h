@@ -6,17 +6,8 @@
  * and only a strictly greater one enters; a vector of scores that holds none costs one comparison.
  */
 #include "kernels.h"
+#include "score_key.h"
 #include "softmax_body.h"
-
-INLINE uint64_t key_of(float score, ptrdiff_t index) {
-    const float plain = score + 0.0f; /* -0 becomes +0: they are equal scores */
-    uint32_t bits;
-    memcpy(&bits, &plain, sizeof bits);
-    bits ^= bits >> 31 ? 0xffffffffu : 0x80000000u;
-    return (uint64_t)bits << 32 | (uint32_t)~(uint32_t)index;
-}
-
-INLINE ptrdiff_t index_of(uint64_t key) { return (ptrdiff_t)(uint32_t)~(uint32_t)key; }
 
 /* Puts `key` at `hole` or below it, where it belongs in the heap of `count` keys. */
 INLINE void sift_down(uint64_t *heap, ptrdiff_t count, ptrdiff_t hole, uint64_t key) {

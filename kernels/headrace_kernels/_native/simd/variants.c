@@ -10,12 +10,13 @@
     extern const hr_pooling hr_pooling_##isa;         \
     extern const hr_similarity hr_similarity_##isa;   \
     extern const hr_quantization hr_quantization_##isa; \
+    extern const hr_sampling hr_sampling_##isa;       \
     extern const hr_scan hr_scan_##isa;
 
 /* Instructions on int8 serve scans alone: the other families of such a variant are those of `base`. */
 #define HR_TABLE(isa, base)                                                                     \
     {#isa, &hr_activation_##base, &hr_selection_##base, &hr_pooling_##base, &hr_similarity_##base, \
-     &hr_quantization_##base, &hr_scan_##isa}
+     &hr_quantization_##base, &hr_scan_##isa, &hr_sampling_##base}
 
 HR_DECLARE(portable)
 #if HR_X86

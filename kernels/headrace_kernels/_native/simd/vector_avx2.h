@@ -53,6 +53,16 @@ INLINE unsigned bits_not_less(vf a, vf b) {
 INLINE unsigned bits_not_less_equal(vf a, vf b) {
     return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ));
 }
+INLINE vf vf_blend(unsigned bits, vf yes, vf no) {
+    const __m256i places = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i set = _mm256_and_si256(_mm256_set1_epi32((int)bits), places);
+    return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, places)));
+}
+INLINE ptrdiff_t store_indices(int32_t *p, int32_t first, unsigned bits) {
+    ptrdiff_t count = 0;
+    for (; bits; bits &= bits - 1) p[count++] = first + __builtin_ctz(bits);
+    return count;
+}
 INLINE vf vf_positive_or(vf x, vf yes, vf no) {
     return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GE_OQ));
 }

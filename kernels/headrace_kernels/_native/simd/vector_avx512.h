@@ -44,6 +44,13 @@ INLINE vf vf_abs(vf a) { return _mm512_abs_ps(a); }
 INLINE unsigned bits_greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 INLINE unsigned bits_not_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }
 INLINE unsigned bits_not_less_equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
+INLINE vf vf_blend(unsigned bits, vf yes, vf no) { return _mm512_mask_blend_ps((__mmask16)bits, no, yes); }
+INLINE ptrdiff_t store_indices(int32_t *p, int32_t first, unsigned bits) {
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i indices = _mm512_add_epi32(_mm512_set1_epi32(first), lanes);
+    _mm512_storeu_si512(p, _mm512_maskz_compress_epi32((__mmask16)bits, indices));
+    return __builtin_popcount(bits);
+}
 INLINE vf vf_positive_or(vf x, vf yes, vf no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ), no, yes);
 }

@@ -52,6 +52,17 @@ INLINE unsigned bits_of(vi mask) {
 INLINE unsigned bits_greater(vf a, vf b) { return bits_of(a > b); }
 INLINE unsigned bits_not_less(vf a, vf b) { return bits_of(~(a < b)); }       /* true where unordered */
 INLINE unsigned bits_not_less_equal(vf a, vf b) { return bits_of(~(a <= b)); } /* true where unordered */
+/* The lanes of `yes` whose bit is set, of `no` elsewhere; bits past LANES are not looked at. */
+INLINE vf vf_blend(unsigned bits, vf yes, vf no) {
+    const vi places = {1, 2, 4, 8}, all = {(int32_t)bits, (int32_t)bits, (int32_t)bits, (int32_t)bits};
+    return vf_select((all & places) != 0, yes, no);
+}
+/* Writes first + lane for each bit set, ascending; answers how many. May write LANES places. */
+INLINE ptrdiff_t store_indices(int32_t *p, int32_t first, unsigned bits) {
+    ptrdiff_t count = 0;
+    for (; bits; bits &= bits - 1) p[count++] = first + __builtin_ctz(bits);
+    return count;
+}
 INLINE vf vf_positive_or(vf x, vf yes, vf no) { return vf_select(x >= vf_set(0.0f), yes, no); }
 
 /* Four vectors to four sums. A lone vector's sum (vf_sum) may associate otherwise: products of rows use only this. */

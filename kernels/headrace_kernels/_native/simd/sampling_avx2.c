@@ -1,0 +1,9 @@
+#include "kernels.h"
+
+#if HR_X86
+#include "vector_avx2.h"
+
+#include "sampling_body.h"
+
+#include "vector_end.h"
+#endif

@@ -1,0 +1,3 @@
+#include "vector_portable.h"
+
+#include "sampling_body.h"
