@@ -4,5 +4,6 @@
     metrics.py       everything that is counted or read, in one registry
     admin.py         /metrics, /healthz, /readyz
 
-The rooms know Protocols (`RpcObserver`, `BatchObserver`, `JobObserver`); `Metrics.rpc` and `Metrics.serving` are those.
+The rooms know Protocols (`RpcObserver`, `BatchObserver`, `JobObserver`, `DecoderObserver`); `Metrics.rpc`,
+`Metrics.serving` and `Metrics.decoder` are those.
 """

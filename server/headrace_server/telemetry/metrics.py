@@ -2,7 +2,7 @@
 
 headrace_build_info{version}   1
 headrace_ready                 1 while the server takes requests
-of RPCs, of models at work     rpc_metrics.py, serving_metrics.py
+of RPCs, of models at work     rpc_metrics.py, serving_metrics.py, decoder_metrics.py
 of models and transport        what `watch` adds: states, what runs them, rows waiting, calls (server.py)
 of the process                 process_resident_memory_bytes and more, by prometheus-client (Linux)
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from headrace_server.telemetry.decoder_metrics import DecoderMetrics
 from headrace_server.telemetry.instruments import Family, Gauges
 from headrace_server.telemetry.rpc_metrics import RpcMetrics
 from headrace_server.telemetry.serving_metrics import ServingMetrics
@@ -34,16 +35,23 @@ class Reading:
 
 
 class Metrics:
-    """The registry's content. `rpc` and `serving` are handed to the rooms that report to them."""
+    """The registry's content. `rpc`, `serving` and `decoder` are handed to the rooms that report to them."""
 
     def __init__(self, version: str) -> None:
         self.rpc = RpcMetrics()
         self.serving = ServingMetrics()
+        self.decoder = DecoderMetrics()
         ready = Gauges("headrace_ready", "1 while the server takes requests.")
         build = Gauges("headrace_build_info", "The server's version.", "version")
         build.child(version).set(1)
         self._ready = ready.child()
-        self._families: tuple[Family, ...] = (*self.rpc.families, *self.serving.families, ready, build)
+        self._families: tuple[Family, ...] = (
+            *self.rpc.families,
+            *self.serving.families,
+            *self.decoder.families,
+            ready,
+            build,
+        )
         self._sources: list[Callable[[], Iterable[Reading]]] = []
         self._registry: CollectorRegistry | None = None
 

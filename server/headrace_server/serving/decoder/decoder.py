@@ -20,7 +20,7 @@ from headrace_server.serving import refusals
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.decoder import door
 from headrace_server.serving.decoder.live_sequence import LiveSequence
-from headrace_server.serving.decoder.observer import DecoderObserver, StepReport
+from headrace_server.serving.decoder.observer import DecoderObserver, Observed
 from headrace_server.serving.decoder.scheduler import Scheduler
 from headrace_server.serving.decoder.sequence import SequenceListener, SequenceRequest
 from headrace_server.serving.decoder.token_history import TokenHistory
@@ -54,8 +54,7 @@ class Decoder:
         self._info = state.decode_info
         self._policy = policy
         self._name = name
-        self._version = version
-        self._observer = observer
+        self._observed = Observed(observer, name, version)
         self._clock = clock
         self._lock = threading.Lock()
         self._work_waits = threading.Condition(self._lock)
@@ -101,7 +100,7 @@ class Decoder:
             with self._lock:
                 self._enqueue(sequence)
         except ServingError as refusal:
-            self._tell_refused(refusal.reason)
+            self._observed.refused(refusal.reason)
             raise
         context.on_cancel(self._cancelled)
 
@@ -164,7 +163,7 @@ class Decoder:
                 if not self._start_over():
                     break
             else:
-                self._tell_step(report)
+                self._observed.step(report)
         self._finish()
 
     def _next_step(self) -> bool:
@@ -195,7 +194,7 @@ class Decoder:
                 self._scheduler.fail_all(error)
             except BaseException:
                 logger.exception("%s: the slots could not be emptied", self._name)
-        self._tell_step(StepReport())
+        self._observed.closed()
 
     def _ended(self, sequence: LiveSequence, outcome: str) -> None:
         """A sequence's listener has heard the end."""
@@ -206,25 +205,7 @@ class Decoder:
             self._open.discard(sequence)
             if not self._open:
                 self._all_done.notify_all()
-        if self._observer is not None:
-            try:
-                self._observer.on_ended(self._name, self._version, outcome)
-            except Exception:
-                logger.exception("%s: the decoder's observer failed", self._name)
-
-    def _tell_step(self, report: StepReport) -> None:
-        if self._observer is not None:
-            try:
-                self._observer.on_step(self._name, self._version, report)
-            except Exception:
-                logger.exception("%s: the decoder's observer failed", self._name)
-
-    def _tell_refused(self, reason: Reason) -> None:
-        if self._observer is not None:
-            try:
-                self._observer.on_refused(self._name, self._version, reason)
-            except Exception:
-                logger.exception("%s: the decoder's observer failed", self._name)
+        self._observed.ended(outcome)
 
 
 def _lost() -> ServingError:

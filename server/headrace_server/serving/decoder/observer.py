@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from headrace_server.errors import Reason
 
-__all__ = ["DecoderObserver", "StepReport"]
+__all__ = ["DecoderObserver", "Observed", "StepReport"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -29,13 +33,44 @@ class StepReport:
 
 
 class DecoderObserver(Protocol):
-    """Told of each step, end and refusal of a model's decoder."""
+    """Told of each step, end and refusal of a model's decoder, and of its own end."""
 
     def on_step(self, model: str, version: str, report: StepReport) -> None:
         """A step is over; the report is the observer's own from now on."""
+
+    def on_closed(self, model: str, version: str) -> None:
+        """The decoder has ended: nobody is in a slot and nobody waits."""
 
     def on_ended(self, model: str, version: str, outcome: str) -> None:
         """A sequence ended: "end", "stop", "length", or the Reason of its error."""
 
     def on_refused(self, model: str, version: str, reason: Reason) -> None:
         """A request was refused at the door."""
+
+
+class Observed:
+    """Tells an observer, where there is one, of one model's decoder; what the observer raises goes to the log."""
+
+    def __init__(self, observer: DecoderObserver | None, name: str, version: str) -> None:
+        self._observer = observer
+        self._name = name
+        self._version = version
+
+    def step(self, report: StepReport) -> None:
+        self._tell(lambda observer: observer.on_step(self._name, self._version, report))
+
+    def closed(self) -> None:
+        self._tell(lambda observer: observer.on_closed(self._name, self._version))
+
+    def ended(self, outcome: str) -> None:
+        self._tell(lambda observer: observer.on_ended(self._name, self._version, outcome))
+
+    def refused(self, reason: Reason) -> None:
+        self._tell(lambda observer: observer.on_refused(self._name, self._version, reason))
+
+    def _tell(self, say: Callable[[DecoderObserver], None]) -> None:
+        if self._observer is not None:
+            try:
+                say(self._observer)
+            except Exception:
+                logger.exception("%s: the decoder's observer failed", self._name)
