@@ -194,6 +194,7 @@ class TransportOptions:
     max_waiting_requests: int = 2048  # requests waiting to be decoded and prepared
     stream_high_water: int = 32  # queued stream messages at which `send` says stop
     stream_hard_limit: int = 1024  # queued stream messages at which the call is ended
+    stream_stall_s: float = 60.0  # how long the reader of a generated text may read nothing
     keepalive_time_ms: int = 60_000
     max_connection_age_ms: int = 0  # 0: connections live as long as the client wants
     drain_grace_s: float = 30.0  # how long running requests may take after a stop
@@ -224,6 +225,7 @@ class TransportOptions:
             self.stream_hard_limit,
             f"more than stream_high_water ({self.stream_high_water})",
         )
+        _require(self.stream_stall_s > 0, "transport.stream_stall_s", self.stream_stall_s, "more than 0")
         _require(self.drain_grace_s >= 0, "transport.drain_grace_s", self.drain_grace_s, "at least 0")
 
 

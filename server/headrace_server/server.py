@@ -31,6 +31,7 @@ from headrace_server.items.store import CatalogStore
 from headrace_server.jobs.catalogs import Catalogs
 from headrace_server.jobs.classify import Classify
 from headrace_server.jobs.embed import Embed
+from headrace_server.jobs.generate import Generate
 from headrace_server.jobs.inprocess import InProcess, Jobs
 from headrace_server.jobs.input_vectors import InputVectors
 from headrace_server.jobs.recommend import Recommend
@@ -89,9 +90,9 @@ class Server(InProcess):
         threads = self.config.threads.resolved()
         self._repository = Repository(
             self.config.repository,
-            defaults=LoadDefaults(engine=self.config.engine, batching=self.config.batching, limits=self.config.limits),
+            defaults=_load_defaults(self.config),
             threads=threads,
-            observer=self.metrics.serving,
+            batches=self.metrics.serving,
             on_change=self._on_change,
         )
         limits, observer = self.config.limits, self.metrics.serving
@@ -101,6 +102,7 @@ class Server(InProcess):
             similarity=Similarity(self._repository, limits, observer),
             rerank=Rerank(self._repository, limits, observer),
             tokenize=Tokenize(self._repository, limits, observer),
+            generate=Generate(self._repository, limits),
         )
         super().__init__(jobs, self._repository)
         self.metrics.watch(self._model_readings)
@@ -264,6 +266,7 @@ class Server(InProcess):
                 similarity=self.jobs.similarity,
                 rerank=self.jobs.rerank,
                 tokenize=self.jobs.tokenize,
+                generate=self.jobs.generate,
                 catalogs=self.jobs.catalogs,
                 recommend=self.jobs.recommend,
             ),
@@ -272,6 +275,7 @@ class Server(InProcess):
             workers=workers,
             limits=self.config.limits,
             observer=observer,
+            stall_s=options.stream_stall_s,
             reflection=options.reflection,
         )
         transport = open_transport(options, methods, refusals=transport_refusals())
@@ -343,6 +347,10 @@ def server_version() -> str:
         return version("headrace")
     except PackageNotFoundError:
         return "0"
+
+
+def _load_defaults(config: ServerConfig) -> LoadDefaults:
+    return LoadDefaults(engine=config.engine, batching=config.batching, decoder=config.decoder, limits=config.limits)
 
 
 def _config(

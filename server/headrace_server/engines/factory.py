@@ -15,14 +15,17 @@ from typing import Any
 
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
+from headrace_server.engines.decode import DecodeState
 from headrace_server.engines.devices import device_unavailable, split_device
 from headrace_server.engines.onnx import OnnxEngine
+from headrace_server.engines.onnx_decode import SharedBufferDecode
 from headrace_server.engines.onnx_session import available_providers
 from headrace_server.errors import Reason, ServingError
+from headrace_server.models.generation import CacheKind
 from headrace_server.models.model import Model
 from headrace_server.models.onnx_header import OnnxHeader, read_onnx_header
 
-__all__ = ["create_engine"]
+__all__ = ["create_decode_state", "create_engine"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +76,46 @@ def create_engine(model: Model, options: EngineOptions, budget: ThreadBudget) ->
         *(info.num_workers, info.num_threads, info.load_time_ms),
     )
     return engine
+
+
+def create_decode_state(model: Model, options: EngineOptions, budget: ThreadBudget) -> DecodeState:
+    """The loaded decoder of a model that generates text, its slots empty.
+
+    A decoder runs one step at a time, so that its session has all cores unless the options say otherwise.
+    raises  as `create_engine`
+    """
+    generator = model.generator
+    if generator is None:
+        raise ServingError(Reason.UNSUPPORTED, f"model {model.name!r} does not generate text")
+    spec = generator.spec
+    device, _, _ = _resolve_device(options.device)
+    if device != "cpu":
+        raise device_unavailable(
+            options.device, actual="cpu", reason="decoders of this build run on the CPU alone", cure=_CURE
+        )
+    precision = model.precision or "fp32"
+    if options.precision not in ("auto", precision):
+        raise device_unavailable(
+            f"precision {options.precision}",
+            actual=precision,
+            reason=f"the weights of this graph are {precision}",
+            cure=f"set precision to {precision} or auto, or serve a graph made as {options.precision}",
+        )
+    if spec.cache is not CacheKind.SHARED_BUFFER:
+        raise ServingError(Reason.UNSUPPORTED, f"{spec.decoder.name}: no engine of this build copies its cache")
+    state = SharedBufferDecode(
+        spec,
+        num_slots=spec.policy.max_slots,
+        num_threads=options.intra_op_threads or budget.num_cores,
+        precision=precision,
+    )
+    info = state.info
+    logger.info(
+        "model %s/%s: decoder on %s, %s, precision %s, %d slots of %d tokens, %d threads, %.0f ms",
+        *(model.name, model.version, info.device, info.provider, info.precision),
+        *(spec.policy.max_slots, spec.max_length, info.num_threads, info.load_time_ms),
+    )
+    return state
 
 
 def _resolve_device(requested: str) -> tuple[str, str, dict[str, str]]:

@@ -4,8 +4,8 @@
     decode of n slots            one run bound to the memory of slots 0 … n−1; the binding is kept for each n
     prefill of a slot            one run of batch 1 bound to that slot's memory
 
-Attention reads and writes the memory in place (GroupQueryAttention), so that a step costs no copy. A graph says how long
-each row is in one of two ways: `seqlens_k` with `total_sequence_length`, or an `attention_mask` of ones.
+Attention reads and writes the memory in place (GroupQueryAttention), so that a step costs no copy. A graph is told how
+long each row is in one of two ways: `seqlens_k` with `total_sequence_length`, or an `attention_mask` of ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime: the runtime imported, a graph opened on the provider asked for, or an error that says why not.
+"""Sessions of ONNX Runtime: a graph opened on the provider asked for, or an error that says why not.
 
 The one file that imports onnxruntime, and only once a model is loaded. Its own log is off: what it has to say comes as
 exceptions, and must not reach callers or standard error.

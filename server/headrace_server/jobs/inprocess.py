@@ -24,6 +24,7 @@ from headrace_server.errors import Reason, ServingError
 from headrace_server.jobs.catalogs import Catalogs
 from headrace_server.jobs.classify import Classify
 from headrace_server.jobs.embed import Embed
+from headrace_server.jobs.generate import Generate
 from headrace_server.jobs.inprocess_catalogs import CatalogCalls
 from headrace_server.jobs.queries import (
     ClassifyQuery,
@@ -74,6 +75,7 @@ class Jobs:
     similarity: Similarity
     rerank: Rerank
     tokenize: Tokenize
+    generate: Generate
     catalogs: Catalogs | None = None
     recommend: Recommend | None = None
 

@@ -22,6 +22,7 @@ from headrace_server.models.model import Model, Row, Task
 from headrace_server.serving.batch import RowResult
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.repository import Lease, Repository
+from headrace_server.serving.row_servable import RowServable
 
 __all__ = ["Finish", "JobObserver", "RowResult", "Submissions", "answered", "as_serving_error", "refused"]
 
@@ -65,7 +66,9 @@ class Submissions:
             task, rows, finish = admit(model)
             preprocess_ns = perf_counter_ns() - started
             context.timings.preprocess_ns += preprocess_ns
-            batch = lease.servable.submit(task, rows, context)
+            servable = lease.servable
+            assert isinstance(servable, RowServable), "tasks of rows are those of models that read rows"
+            batch = servable.submit(task, rows, context)
         except BaseException as error:
             lease.release()
             future.set_exception(as_serving_error(error))

@@ -1,5 +1,6 @@
 """A version folder to a Model: what kind of input it reads, what its outputs mean, and notes on how that was told.
 
+past keys and values among the inputs              a text generator: see generator_folder
 manifest [input] kind                              as it says
 input_ids and tokenizer.json                       text: what for, config.json and modules.json say
 one input [b,c,h,w] or [b,h,w,c], or a processor   images
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from headrace_server.models.byte_window import ByteWindow, WindowReader
 from headrace_server.models.folder import combined_digest, model_invalid
+from headrace_server.models.generator import open_generator
+from headrace_server.models.generator_folder import is_generator
 from headrace_server.models.image_folder import image_input, read_image
 from headrace_server.models.manifest import MANIFEST_NAME
 from headrace_server.models.model import Model, Pipeline, Task
@@ -51,6 +54,8 @@ def load_model(folder: Path, *, name: str, version: str, defaults: LoadDefaults 
     raises  ServingError MODEL_INVALID: what is wrong, in which file, and what to do about it
     """
     source = open_source(folder, defaults or LoadDefaults())
+    if is_generator(source):
+        return _generator_model(source, name, version)
     meaning = _meaning(source)
     _check_tasks(source, meaning)
     tensors = TensorReader(source.inputs)
@@ -94,6 +99,41 @@ def load_model(folder: Path, *, name: str, version: str, defaults: LoadDefaults 
         digest=combined_digest(files),
         notes=tuple(source.notes),
     )
+
+
+def _generator_model(source: Source, name: str, version: str) -> Model:
+    generator = open_generator(source)
+    for task in source.manifest.tasks or ():
+        if task != "generate":
+            raise model_invalid(f"{MANIFEST_NAME}: tasks: {task!r} cannot be served, the graph generates text")
+    files = source.files.digests()
+    return Model(
+        name=name,
+        version=version,
+        tasks=frozenset({Task.GENERATE}),
+        folder=source.files.root,
+        graph=generator.spec.decoder,
+        format="onnxruntime-genai" if "genai_config.json" in source.files else _format(source),
+        inputs=source.inputs,
+        outputs=source.outputs,
+        pipelines={},
+        max_length=generator.spec.max_length,
+        input_kinds=frozenset({"text"}),
+        tokenizer=generator.tokenizer,
+        generator=generator,
+        precision=_precision(source),
+        engine=source.engine,
+        files=files,
+        digest=combined_digest(files),
+        notes=tuple(source.notes),
+    )
+
+
+def _precision(source: Source) -> str:
+    """As the folder names it, where it was made here ("rq8"), else of the graph's weights."""
+    said = source.config.get("headrace")
+    named = said.get("precision") if isinstance(said, dict) else None
+    return named if isinstance(named, str) else source.header.precision
 
 
 def _meaning(source: Source) -> _Meaning:

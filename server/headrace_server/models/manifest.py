@@ -14,6 +14,7 @@
     [pooling]    mode = "mean" | "cls" | "max" | "last_token" | "none", normalize
     [prompts]    NAME = "text put before the input";  default_prompt = "NAME" at the top
     [engine]     as config.EngineOptions        [batching]  as config.BatchPolicy
+    [decoder]    of text generators, as config.DecoderPolicy
 
 An unknown key is an error that names it and the nearest valid one.
 """
@@ -29,13 +30,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from headrace_server.config import BatchPolicy, EngineOptions
+from headrace_server.config import BatchPolicy, DecoderPolicy, EngineOptions
 from headrace_server.errors import Reason, ServingError, Violation
 
 __all__ = [
     "MANIFEST_NAME",
     "Activation",
     "BatchingSection",
+    "DecoderSection",
     "EngineSection",
     "FeatureSection",
     "ImageSection",
@@ -152,10 +154,25 @@ class BatchingSection(_Section, frozen=True):
         return BatchPolicy(**_over(self, defaults))
 
 
+class DecoderSection(_Section, frozen=True):
+    """Overrides of `config.DecoderPolicy` for this model."""
+
+    max_slots: int | None = None
+    max_length: int | None = None
+    max_waiting: int | None = None
+    prefill_chunk: int | None = None
+    prefix_cache_mb: int | None = None
+    default_max_tokens: int | None = None
+    max_chat_bytes: int | None = None
+
+    def over(self, defaults: DecoderPolicy) -> DecoderPolicy:
+        return DecoderPolicy(**_over(self, defaults))
+
+
 class Manifest(_Section, frozen=True):
     """The whole file; `Manifest()` is that of a folder without one."""
 
-    tasks: tuple[Literal["classify", "embed", "rerank", "infer"], ...] | None = None
+    tasks: tuple[Literal["classify", "embed", "rerank", "generate", "infer"], ...] | None = None
     graph: str | None = None
     labels: tuple[str, ...] | str | None = None
     multi_label: bool | None = None
@@ -170,6 +187,7 @@ class Manifest(_Section, frozen=True):
     prompts: dict[str, str] | None = None
     engine: EngineSection = EngineSection()
     batching: BatchingSection = BatchingSection()
+    decoder: DecoderSection = DecoderSection()
 
 
 def parse_manifest(text: bytes) -> Manifest:
@@ -184,6 +202,7 @@ def parse_manifest(text: bytes) -> Manifest:
         # Values out of range are told here, by the file that holds them, rather than when the engine starts.
         manifest.engine.over(EngineOptions())
         manifest.batching.over(BatchPolicy())
+        manifest.decoder.over(DecoderPolicy())
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         raise _invalid(path.strip("`."), message) from None

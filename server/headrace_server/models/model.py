@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy.typing as npt
 
 from headrace_server.config import BatchPolicy, EngineOptions
-from headrace_server.models.generation import GenerationSpec
 from headrace_server.models.inputs import Input
 from headrace_server.models.signature import TensorSpec
 
 if TYPE_CHECKING:
+    from headrace_server.models.generator import Generator
     from headrace_server.models.tabular import FeatureColumn
     from headrace_server.models.tokenizer import TextTokenizer
 
@@ -122,7 +122,7 @@ class Model:
     default_prompt_name: str = ""  # the prompt used when the caller names none; "": none
     tokenizer: TextTokenizer | None = None  # of text models
     features: tuple[FeatureColumn, ...] = ()  # of models that read columns, in graph order
-    generation: GenerationSpec | None = None  # of models that generate text
+    generator: Generator | None = None  # of models that generate text
     precision: str = ""  # of the weights as stored in the graph: "fp32", "fp16", "int8", …; "": no weights
     engine: EngineOptions = field(default_factory=EngineOptions)  # the server's, with the manifest's on top
     batching: BatchPolicy = field(

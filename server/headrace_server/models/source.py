@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headrace_server.config import BatchPolicy, EngineOptions, InputLimits
+from headrace_server.config import BatchPolicy, DecoderPolicy, EngineOptions, InputLimits
 from headrace_server.errors import ServingError
 from headrace_server.models.folder import VersionFolder, model_invalid
 from headrace_server.models.manifest import MANIFEST_NAME, Manifest, parse_manifest
@@ -27,6 +27,7 @@ class LoadDefaults:
 
     engine: EngineOptions = field(default_factory=EngineOptions)
     batching: BatchPolicy = field(default_factory=BatchPolicy)
+    decoder: DecoderPolicy = field(default_factory=DecoderPolicy)
     limits: InputLimits = field(default_factory=InputLimits)
 
 
@@ -43,6 +44,7 @@ class Source:
     outputs: tuple[TensorSpec, ...]
     engine: EngineOptions
     batching: BatchPolicy
+    decoder: DecoderPolicy
     limits: InputLimits
     notes: list[str] = field(default_factory=list)
 
@@ -88,6 +90,7 @@ def open_source(folder: Path, defaults: LoadDefaults) -> Source:
         notes.append(f"the weights lie outside the graph, in {', '.join(external)}")
     try:
         engine, batching = manifest.engine.over(defaults.engine), manifest.batching.over(defaults.batching)
+        decoder = manifest.decoder.over(defaults.decoder)
     except ServingError as error:
         raise model_invalid(f"{MANIFEST_NAME}: {error.message}") from None
     return Source(
@@ -100,6 +103,7 @@ def open_source(folder: Path, defaults: LoadDefaults) -> Source:
         outputs=tuple(value.spec for value in header.outputs if value.spec is not None),
         engine=engine,
         batching=batching,
+        decoder=decoder,
         limits=defaults.limits,
         notes=notes,
     )

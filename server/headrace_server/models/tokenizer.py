@@ -78,6 +78,11 @@ class TextTokenizer:
         self.pad_id = pad_id if pad_id is not None else int(padding["pad_id"]) if padding else 0
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """The library's own, shared: not to be changed."""
+        return self._tokenizer
+
+    @property
     def vocabulary_size(self) -> int:
         """Ids the tokenizer can give, added tokens included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
@@ -109,6 +114,12 @@ class TextTokenizer:
                 ids, types = ids[kept], types[kept]
             encoded.append(EncodedText(ids, types, num_tokens, truncated))
         return encoded
+
+    def ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of one text, uncut."""
+        (encoding,) = self._encode([text], add_special_tokens=add_special_tokens, offsets=False)
+        ids: list[int] = encoding.ids
+        return ids
 
     def tokenize(
         self, text: str, *, add_special_tokens: bool = True, truncate: bool = False, side: str = ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from headrace_server.jobs.catalogs import Catalogs
+from headrace_server.jobs.generate import Generate
 from headrace_server.jobs.queries import (
     ClassifyQuery,
     ClassifyResult,
@@ -45,5 +46,6 @@ class Jobs:
     similarity: Job[SimilarityQuery, SimilarityResult]
     rerank: Job[RerankQuery, RerankResult]
     tokenize: Job[TokenizeQuery, TokenizeResult]
+    generate: Generate
     catalogs: Catalogs | None = None
     recommend: Recommend | None = None

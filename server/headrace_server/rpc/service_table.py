@@ -22,6 +22,7 @@ from headrace_server.rpc.catalog import CatalogService
 from headrace_server.rpc.classification import ClassificationService
 from headrace_server.rpc.dispatch import UnaryRpc, unary_method, unimplemented_method
 from headrace_server.rpc.embedding import EmbeddingService
+from headrace_server.rpc.generation import GenerationService
 from headrace_server.rpc.health import Health
 from headrace_server.rpc.jobs import Jobs
 from headrace_server.rpc.listing import ModelListing
@@ -40,6 +41,7 @@ __all__ = ["build_health", "build_methods"]
 _TASKS: dict[str, tuple[Task, ...]] = {
     "headrace.v1.ClassificationService": (Task.CLASSIFY,),
     "headrace.v1.EmbeddingService": (Task.EMBED, Task.RERANK),
+    "headrace.v1.GenerationService": (Task.GENERATE,),
     "headrace.v1.ModelService": (),
     "grpc.health.v1.Health": (),
 }
@@ -48,9 +50,8 @@ _CATALOG_TASKS: dict[str, tuple[Task, ...]] = {
     "headrace.v1.RecommendationService": (),
     "headrace.v1.CatalogService": (),
 }
-_BUILT = (classification_pb2, embedding_pb2, model_service_pb2)
+_BUILT = (classification_pb2, embedding_pb2, generation_pb2, model_service_pb2)
 _CATALOGS = (recommendation_pb2, catalog_pb2)
-_UNBUILT = (generation_pb2,)
 _NO_CATALOGS = "the server was started without a directory for catalogs"
 
 
@@ -73,15 +74,21 @@ def build_methods(
     limits: InputLimits | None = None,
     observer: RpcObserver | None = None,
     reflection: bool = True,
+    stall_s: float = 60.0,
 ) -> list[Method]:
-    """Every method, for a transport. Services that are not built, and those of catalogs where the jobs have none,
-    answer UNIMPLEMENTED and are not advertised."""
+    """Every method, for a transport. Methods that are not built, and those of catalogs where the jobs have none,
+    answer UNIMPLEMENTED and are not advertised.
+
+    stall_s  how long the reader of a generated text may read nothing
+    """
     limits = limits or InputLimits()
     observer = observer or NoObserver()
     built: dict[str, Method] = {}
+    generation = GenerationService(jobs.generate, stall_s=stall_s)
     rpcs: list[UnaryRpc[Any] | StreamRpc[Any] | ServerStreamRpc[Any]] = [
         *ClassificationService(jobs, limits).rpcs,
         *EmbeddingService(jobs, limits).rpcs,
+        *generation.rpcs,
         *ModelService(models).rpcs,
         *health.rpcs,
     ]
@@ -98,7 +105,9 @@ def build_methods(
         else:
             built[rpc.name] = unary_method(rpc, workers=workers, observer=observer)
     built[health.watch_method.name] = health.watch_method
-    for module in (*_BUILT, *_CATALOGS, *_UNBUILT):
+    generate = generation.stream_method(workers, observer)
+    built[generate.name] = generate
+    for module in (*_BUILT, *_CATALOGS):
         why = _NO_CATALOGS if module in _CATALOGS else "not built yet"
         for name, kind in _methods_of(module.DESCRIPTOR):
             if name not in built:

@@ -22,6 +22,8 @@ from headrace_server.errors import Reason, Resource, ServingError
 from headrace_server.models.layout import FoundVersion, discover, read_layout, version_key
 from headrace_server.models.load import LoadDefaults, load_model
 from headrace_server.serving.batch import BatchObserver
+from headrace_server.serving.decoder.observer import DecoderObserver
+from headrace_server.serving.loading import load_servable
 from headrace_server.serving.servable import Servable
 from headrace_server.serving.version import Lease, ModelState, ModelStatus, Version
 
@@ -38,6 +40,7 @@ class Repository:
     directory  `<name>/<version>/…`, a folder a model, or one model's folder
     defaults   engine, batching and limits that a model's manifest may override
     threads    the one budget that every engine divides
+    batches    told of what models that read rows do; `decoders` of what text generators do
     on_change  called after a version's state changed, on a loading thread, holding no lock
     """
 
@@ -47,14 +50,16 @@ class Repository:
         *,
         defaults: LoadDefaults | None = None,
         threads: ThreadBudget | None = None,
-        observer: BatchObserver | None = None,
+        batches: BatchObserver | None = None,
+        decoders: DecoderObserver | None = None,
         on_change: Callable[[], None] | None = None,
         num_loaders: int = 2,
     ) -> None:
         self._directory = directory
         self._defaults = defaults or LoadDefaults()
         self._threads = threads or ThreadBudget()
-        self._observer = observer
+        self._batches = batches
+        self._decoders = decoders
         self._on_change = on_change
         self._changed = threading.Condition()
         self._versions: dict[str, dict[str, Version]] = {}  # by name, newest first
@@ -183,7 +188,7 @@ class Repository:
         reason = ""
         try:
             entry.model = load_model(folder, name=entry.name, version=entry.version, defaults=self._defaults)
-            servable = Servable.load(entry.model, self._threads, self._observer)
+            servable = load_servable(entry.model, self._threads, batches=self._batches, decoders=self._decoders)
         except ServingError as error:
             reason = error.message
             logger.error("model %s/%s: not loaded: %s %s", entry.name, entry.version, reason, error.detail)

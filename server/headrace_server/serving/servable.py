@@ -1,151 +1,35 @@
-"""Servable: a Model, the Engine that runs it and the Batcher before it; what a lease hands to a job.
-
-rows ──▶ Batcher ──▶ pipeline.collate ──▶ Engine.run ──▶ pipeline.reduce ──▶ one result a row
-"""
+"""Servable: a Model and what computes it; what the repository keeps of a loaded version and a lease hands to a job."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from time import perf_counter_ns
-from typing import Any
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from headrace_server.config import BatchPolicy, ThreadBudget
-from headrace_server.engines.base import Engine
-from headrace_server.engines.factory import create_engine
-from headrace_server.errors import Reason, ServingError
-from headrace_server.models.model import Model, Row, Task
-from headrace_server.serving.batch import BatchObserver, BatchResult, RowResult
-from headrace_server.serving.batcher import Batcher
-from headrace_server.serving.context import RequestContext
-from headrace_server.serving.entry import BatchFuture
-from headrace_server.serving.warm_up import warm_up
+from headrace_server.engines.base import EngineInfo
+from headrace_server.models.model import Model
 
 __all__ = ["Servable"]
 
-logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
+class Servable(Protocol):
+    """A loaded version. Thread-safe. A RowServable computes rows in batches, a TextServable makes tokens one by one."""
 
+    @property
+    def model(self) -> Model: ...
 
-class Servable:
-    """A loaded version, ready for rows. Thread-safe.
-
-    model    what the rows and results mean
-    engine   what computes them
-    policy   how rows are grouped: the model's own wishes within what its graph bears
-    """
-
-    def __init__(self, model: Model, engine: Engine, observer: BatchObserver | None = None) -> None:
-        self.model = model
-        self.engine = engine
-        self._fixed_batch = _fixed_batch(engine)
-        self.policy = _policy(model, engine, self._fixed_batch)
-        self._batcher = Batcher(
-            self.compute,
-            self.policy,
-            num_workers=engine.info.num_workers,
-            name=model.name,
-            version=model.version,
-            observer=observer,
-        )
-
-    @classmethod
-    def load(cls, model: Model, threads: ThreadBudget, observer: BatchObserver | None = None) -> Servable:
-        """A servable whose engine has computed a first small batch of each task. Not on a serving thread.
-
-        raises  ServingError as `create_engine` does; MODEL_INVALID when the first batch fails
-        """
-        servable = cls(model, create_engine(model, model.engine, threads), observer)
-        try:
-            warm_up(model, servable.compute, servable.policy.max_batch_size)
-        except BaseException:
-            servable.close()
-            raise
-        return servable
+    @property
+    def info(self) -> EngineInfo:
+        """What it runs on."""
+        ...
 
     @property
     def depth(self) -> int:
-        """Rows that wait now."""
-        return self._batcher.depth
-
-    def submit(self, task: Task, rows: Sequence[Row], context: RequestContext) -> BatchFuture:
-        """Future of one result a row, in order; as `Batcher.submit`, which see for errors and threads.
-
-        task   one of the model's. For INFER a result holds the graph's own outputs; for others what
-               `Pipeline.reduce` names: "scores" f32[c], "embedding" f32[d], "relevance" f32[]
-        """
-        return self._batcher.submit([_for_task(row, task) for row in rows], context)
-
-    def compute(self, rows: Sequence[Row]) -> BatchResult:
-        """One batch of rows of one task and shape, on the calling thread."""
-        task: Task = rows[0].shape_key[-1]
-        pipeline = self.model.pipelines.get(task)
-        if pipeline is None and task is not Task.INFER:
-            raise ServingError(Reason.WRONG_TASK, f"model {self.model.name!r} does not {task.value}")
-        started = perf_counter_ns()
-        whole = _filled_up(rows, self._fixed_batch)
-        feeds = _stack(whole) if pipeline is None else pipeline.collate(whole)
-        collated = perf_counter_ns()
-        outputs = self.engine.run(feeds, None if pipeline is None else pipeline.graph_outputs)
-        inferred = perf_counter_ns()
-        results = _split(outputs if pipeline is None else pipeline.reduce(outputs, feeds), len(whole))
-        reduced = perf_counter_ns()
-        return BatchResult(results[: len(rows)], collated - started, inferred - collated, reduced - inferred)
+        """Rows, or sequences, that wait now."""
+        ...
 
     def drain(self, timeout_s: float) -> bool:
-        """As `Batcher.drain`."""
-        return self._batcher.drain(timeout_s)
+        """Refuses new requests and lets those it has end. False: the time was up."""
+        ...
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Fails what waits with SHUTTING_DOWN, lets running batches answer, frees the engine."""
-        self._batcher.close(timeout_s)
-        self.engine.close()
-
-
-def _for_task(row: Row, task: Task) -> Row:
-    """The row with its task last in its key: tasks of one model share workers, never a batch."""
-    key = row.shape_key if task is not Task.INFER else tuple(array.shape for array in row.arrays.values())
-    return Row(row.arrays, row.length, (*key, task), row.truncated, row.num_units)
-
-
-def _fixed_batch(engine: Engine) -> int:
-    """The batch size that the graph insists on; 0 where it takes any."""
-    sizes = {spec.shape[0] for spec in engine.inputs if spec.shape and spec.shape[0] > 0}
-    return sizes.pop() if len(sizes) == 1 else 0
-
-
-def _policy(model: Model, engine: Engine, fixed_batch: int) -> BatchPolicy:
-    """The model's policy within what its graph bears."""
-    policy = model.batching
-    limit = fixed_batch or policy.max_batch_size
-    if not engine.info.batch_invariant and limit > 1:
-        logger.warning(
-            "model %s/%s: activations are scaled by the whole batch; rows run one by one, so that no caller's answer"
-            " depends on its neighbours",
-            *(model.name, model.version),
-        )
-        limit = 1
-    return replace(policy, max_batch_size=min(limit, policy.max_batch_size))
-
-
-def _filled_up(rows: Sequence[Row], fixed_batch: int) -> Sequence[Row]:
-    """The rows, the first repeated up to the size that the graph insists on."""
-    missing = fixed_batch - len(rows)
-    return [*rows, *[rows[0]] * missing] if missing > 0 else rows
-
-
-def _stack(rows: Sequence[Row]) -> dict[str, Array]:
-    return {name: np.stack([row.arrays[name] for row in rows]) for name in rows[0].arrays}
-
-
-def _split(results: Mapping[str, Array], num_rows: int) -> list[RowResult]:
-    """Each row's part of every array; parts are views."""
-    for name, array in results.items():
-        if not array.ndim or array.shape[0] != num_rows:
-            raise ServingError(Reason.UNSUPPORTED, f"output {name!r} has no batch axis: its rows cannot be told apart")
-    return [{name: array[index, ...] for name, array in results.items()} for index in range(num_rows)]
+        """Fails what waits with SHUTTING_DOWN, lets what runs answer, frees the engine."""
+        ...

@@ -65,7 +65,7 @@ class Version:
             reason=self.reason,
             serving=serving,
             model=self.model,
-            engine=None if servable is None else servable.engine.info,
+            engine=None if servable is None else servable.info,
             ready_time=self.ready_time,
             queue_depth=0 if servable is None else servable.depth,
         )

@@ -29,7 +29,7 @@ def metrics() -> ServingMetrics:
 @pytest.fixture(scope="session")
 def repository(directory: Path, metrics: ServingMetrics) -> Iterator[Repository]:
     repository = Repository(
-        directory, defaults=LoadDefaults(limits=LIMITS), threads=ThreadBudget(num_cores=1), observer=metrics
+        directory, defaults=LoadDefaults(limits=LIMITS), threads=ThreadBudget(num_cores=1), batches=metrics
     )
     repository.start()
     assert repository.wait_ready(60)

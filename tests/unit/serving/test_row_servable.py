@@ -1,4 +1,4 @@
-"""Servable: a real graph behind the batcher, from inputs to per-row results."""
+"""RowServable: a real graph behind the batcher, from inputs to per-row results."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from headrace_server.models.inputs import TextInput
 from headrace_server.models.load import LoadDefaults, load_model
 from headrace_server.models.model import PrepareOptions, Row, Task
 from headrace_server.serving.context import RequestContext
-from headrace_server.serving.servable import Servable
+from headrace_server.serving.row_servable import RowServable
 
 BUDGET = ThreadBudget(num_cores=2)
 
 
-def load(folder: Path, **policy: object) -> Servable:
+def load(folder: Path, **policy: object) -> RowServable:
     defaults = LoadDefaults(batching=BatchPolicy(**policy))  # type: ignore[arg-type]
-    return Servable.load(load_model(folder, name="m", version="1", defaults=defaults), BUDGET)
+    return RowServable.load(load_model(folder, name="m", version="1", defaults=defaults), BUDGET)
 
 
 def tensor_rows(*values: float) -> list[Row]:
     return [Row({"x": np.full(4, value, np.float32)}) for value in values]
 
 
-def text_rows(servable: Servable, texts: list[str]) -> list[Row]:
+def text_rows(servable: RowServable, texts: list[str]) -> list[Row]:
     pipeline = servable.model.pipelines[Task.EMBED]
     return pipeline.prepare([TextInput(text) for text in texts], PrepareOptions())
 
@@ -92,7 +92,7 @@ def test_a_model_that_scales_by_the_whole_batch_runs_row_by_row(tmp_path: Path) 
     try:
         context = RequestContext()
         results = servable.submit(Task.INFER, tensor_rows(*[0.001, 1000] * 8), context).result(20)
-        assert not servable.engine.info.batch_invariant
+        assert not servable.info.batch_invariant
         assert context.timings.batch_size == 1
         assert results[0]["y"][0] == pytest.approx(0.002, rel=1e-3)  # beside 1000 it would have been rounded to 0
     finally:

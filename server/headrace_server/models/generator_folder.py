@@ -1,0 +1,193 @@
+"""Folders of text generators: the decoder's graph, its cache, its ends and defaults, read from the files it came with.
+
+config.json + a graph with past_key_values.*     exports of optimum and transformers.js, and those made here
+genai_config.json                                folders of onnxruntime-genai
+encoder_model.onnx + decoder_model*.onnx         encoder–decoder models, as optimum exports them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from headrace_server.models.folder import model_invalid
+from headrace_server.models.generation import CacheKind, GenerationDefaults, GenerationSpec
+from headrace_server.models.manifest import MANIFEST_NAME
+from headrace_server.models.signature import TensorSpec
+from headrace_server.models.source import Source, integer
+
+__all__ = ["is_generator", "read_generator"]
+
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx", "context_length")
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
+
+
+def is_generator(source: Source) -> bool:
+    """Whether the graph keeps past keys and values."""
+    return any(spec.name.startswith("past") for spec in source.inputs)
+
+
+def read_generator(source: Source) -> GenerationSpec:
+    """What the folder says of its decoder. Raises MODEL_INVALID where it is no decoder that can be served."""
+    past = [spec for spec in source.inputs if spec.name.startswith("past")]
+    if not all(len(spec.shape) == 4 for spec in past) or len(past) % 2:
+        raise model_invalid(
+            f"{source.graph}: {past[0]}: keys and values are [batch, heads, past, head_dim], two a layer"
+        )
+    if "tokenizer.json" not in source.files:
+        raise model_invalid("a text generator without tokenizer.json; save the model's fast tokenizer there")
+    config, file = _model_config(source)
+    settings = source.files.read_optional_json("generation_config.json")
+    cache = _cache(source)
+    spec = GenerationSpec(
+        decoder=source.files.path(source.graph),
+        cache=cache,
+        num_layers=len(past) // 2,
+        num_kv_heads=_dimension(past[0], 1, config, ("num_key_value_heads", "num_attention_heads", "n_head"), file),
+        head_dim=_dimension(past[0], 3, config, ("head_dim", "head_size"), file),
+        vocabulary_size=_vocabulary_size(source, config, file),
+        context_length=_context_length(config, file),
+        end_ids=_end_ids(settings, "generation_config.json") or _end_ids(config, file),
+        chat_template=_chat_template(source),
+        special_tokens=_special_tokens(source),
+        defaults=_defaults(settings),
+        policy=source.decoder,
+    )
+    longest = spec.policy.max_length
+    if longest > spec.context_length:
+        raise model_invalid(f"{MANIFEST_NAME}: decoder.max_length: {longest}, limit {spec.context_length} of {file}")
+    _take_notes(source, spec)
+    return spec
+
+
+def _model_config(source: Source) -> tuple[Mapping[str, Any], str]:
+    """The model's settings under Hugging Face's names, and the file they stand in."""
+    if "genai_config.json" not in source.files:
+        return source.config, "config.json"
+    model = source.files.read_json("genai_config.json").get("model")
+    decoder = model.get("decoder") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(decoder, dict):
+        raise model_invalid("genai_config.json: model.decoder is missing; copy the whole export")
+    return {**source.config, **decoder, **model}, "genai_config.json"
+
+
+def _cache(source: Source) -> CacheKind:
+    said = source.config.get("headrace")
+    said = said.get("cache") if isinstance(said, dict) else None
+    attends_in_place = any(node.op_type == "GroupQueryAttention" for node in source.header.nodes)
+    if said is None:
+        return CacheKind.SHARED_BUFFER if attends_in_place else CacheKind.COPIED
+    try:
+        cache = CacheKind(said)
+    except ValueError:
+        known = " or ".join(kind.value for kind in CacheKind)
+        raise model_invalid(f"config.json: headrace.cache: {said!r}, {known}") from None
+    if cache is CacheKind.SHARED_BUFFER and not attends_in_place:
+        raise model_invalid("config.json: headrace.cache: shared_buffer, but the graph has no GroupQueryAttention")
+    return cache
+
+
+def _dimension(spec: TensorSpec, axis: int, config: Mapping[str, Any], keys: tuple[str, ...], file: str) -> int:
+    """A size of the cache: the graph's own where it is fixed, else the configuration's."""
+    if spec.shape[axis] > 0:
+        return spec.shape[axis]
+    for key in keys:
+        value = integer(config, key, file)
+        if value:
+            return value
+    hidden, heads = integer(config, "hidden_size", file), integer(config, "num_attention_heads", file)
+    if axis == 3 and hidden and heads:
+        return hidden // heads
+    raise model_invalid(f"{file}: {keys[0]}: missing, and the graph leaves it open")
+
+
+def _vocabulary_size(source: Source, config: Mapping[str, Any], file: str) -> int:
+    logits = next((spec for spec in source.outputs if spec.name == "logits"), None)
+    if logits is None:
+        raise model_invalid(f"{source.graph}: a decoder without an output named logits")
+    size = logits.shape[-1] if logits.shape and logits.shape[-1] > 0 else integer(config, "vocab_size", file)
+    if not size:
+        raise model_invalid(f"{file}: vocab_size: missing, and the graph leaves it open")
+    return size
+
+
+def _context_length(config: Mapping[str, Any], file: str) -> int:
+    for key in _CONTEXT_KEYS:
+        value = integer(config, key, file)
+        if value:
+            return value
+    raise model_invalid(f"{file}: max_position_embeddings: missing; it says how long a text may be")
+
+
+def _end_ids(settings: Mapping[str, Any], file: str) -> frozenset[int]:
+    value = settings.get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in ids):
+        raise model_invalid(f"{file}: eos_token_id: {value!r}, a token or a list of tokens is expected")
+    return frozenset(ids)
+
+
+def _chat_template(source: Source) -> str:
+    """chat_template.jinja, or tokenizer_config.json's; of several the one named "default"."""
+    if "chat_template.jinja" in source.files:
+        return source.files.read_bytes("chat_template.jinja", 1024 * 1024).decode(errors="replace")
+    found = source.files.read_optional_json("tokenizer_config.json").get("chat_template")
+    if isinstance(found, list):
+        by_name = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
+        found = by_name.get("default")
+    return found if isinstance(found, str) else ""
+
+
+def _special_tokens(source: Source) -> dict[str, str]:
+    tokens: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        settings = source.files.read_optional_json(file)
+        for name in _SPECIAL:
+            token = settings.get(name)
+            if isinstance(token, dict):
+                token = token.get("content")
+            if isinstance(token, str):
+                tokens[name] = token
+    return tokens
+
+
+def _defaults(settings: Mapping[str, Any]) -> GenerationDefaults:
+    """generation_config.json's; values that make no sense are left out rather than refused: they are but defaults."""
+
+    def number(key: str, low: float, high: float, default: float) -> float:
+        value = settings.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            return default
+        return float(value)
+
+    drawn = settings.get("do_sample") is True
+    defaults = GenerationDefaults(
+        repetition_penalty=number("repetition_penalty", 0.01, 10, 1.0),
+        num_beams=int(number("num_beams", 1, 16, 1)),
+        length_penalty=number("length_penalty", -10, 10, 1.0),
+    )
+    if not drawn:
+        return defaults
+    return replace(
+        defaults,
+        temperature=number("temperature", 0.01, 100, 1.0),
+        top_k=int(number("top_k", 0, 1_000_000, 50)),
+        top_p=number("top_p", 0.0001, 1, 1.0),
+        min_p=number("min_p", 0, 1, 0.0),
+    )
+
+
+def _take_notes(source: Source, spec: GenerationSpec) -> None:
+    source.notes.append(
+        "keys and values stay in one memory that attention writes in place"
+        if spec.cache is CacheKind.SHARED_BUFFER
+        else "the graph copies its past keys and values in every step, and sequences run one by one: slower than an"
+        " export with GroupQueryAttention"
+    )
+    source.notes.append(
+        f"up to {spec.max_length} tokens a sequence, of the {spec.context_length} the model was made for"
+    )
+    if not spec.end_ids:
+        source.notes.append("no eos_token_id: texts end only at max_tokens or a stop text")
+    source.notes.append("chats go through the model's own template" if spec.chat_template else "no chat template")

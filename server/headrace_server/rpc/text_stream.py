@@ -1,0 +1,155 @@
+"""Streams of generated text: answers that come when the decoder has them, sent as fast as the caller reads.
+
+    decoder's thread   delta ─▶ send
+                         │ the caller is slow: deltas of a choice are joined
+    transport          writable again ─▶ what was joined ─▶ …
+
+A slow caller keeps nobody waiting, and its generation ends in its own time and frees its slot: all that waits is text,
+as much as its max_tokens can make. A caller that reads nothing for `stall_s` loses its call.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from headrace.v1 import generation_pb2 as pb
+from headrace_server.errors import ServingError
+from headrace_server.jobs.generation_queries import GenerateQuery, GenerationDelta, GenerationSummary
+from headrace_server.rpc.admission import Workers
+from headrace_server.rpc.codec.generation import decode_generate, encode_delta, encode_summary
+from headrace_server.rpc.dispatch import parse
+from headrace_server.rpc.exchange import Exchange
+from headrace_server.rpc.observer import RpcObserver
+from headrace_server.rpc.transport.call import Call, Kind, Method
+from headrace_server.serving.context import RequestContext
+
+__all__ = ["text_stream_method"]
+
+Begin = Callable[[GenerateQuery, RequestContext, "TextStream"], None]
+
+
+def text_stream_method(name: str, begin: Begin, *, workers: Workers, observer: RpcObserver, stall_s: float) -> Method:
+    """The method as a transport serves it; `begin` is `Generate.stream`."""
+    stalls = _Stalls()
+
+    def handle(call: Call) -> None:
+        exchange = Exchange(call, observer)
+        stream = TextStream(exchange, stalls, stall_s)
+        try:
+            workers.submit(exchange.context, partial(_work, begin, stream), exchange.fail)
+        except ServingError as error:
+            exchange.fail(error)
+
+    return Method(name, Kind.SERVER_STREAM, handle)
+
+
+def _work(begin: Begin, stream: TextStream, waited_ns: int) -> None:
+    exchange = stream.exchange
+    exchange.waited_ns = waited_ns
+    try:
+        query = decode_generate(parse(pb.GenerateRequest, exchange.call.message))
+    except Exception as error:
+        exchange.fail(error)
+        return
+    begin(query, exchange.context, stream)
+
+
+class TextStream:
+    """One call's side of a generation: a listener of `Generate.stream`."""
+
+    def __init__(self, exchange: Exchange, stalls: _Stalls, stall_s: float) -> None:
+        self.exchange = exchange
+        self._stalls = stalls
+        self._stall_s = stall_s
+        self._lock = threading.RLock()  # a call that is writable again already says so at once
+        self._waiting: dict[int, GenerationDelta] = {}  # by choice, what could not be sent yet
+        self._summary: GenerationSummary | None = None
+        self._blocked = 0  # counts the times it was blocked; odd: it is
+        self._over = False
+
+    def on_delta(self, delta: GenerationDelta) -> None:
+        with self._lock:
+            if self._over:
+                return
+            earlier = self._waiting.get(delta.choice)
+            self._waiting[delta.choice] = delta if earlier is None else earlier.joined(delta)
+            self._flush()
+
+    def on_done(self, summary: GenerationSummary) -> None:
+        with self._lock:
+            self._summary = summary
+            self._flush()
+
+    def on_error(self, error: ServingError) -> None:
+        with self._lock:
+            if self._over:
+                return
+            self._over = True
+        self.exchange.fail(error, after_queued=True)
+
+    def _flush(self) -> None:
+        """Sends what waits while the call takes it; then the summary and the end. Under the lock."""
+        call = self.exchange.call
+        while not self._blocked % 2 and not self._over:
+            if self._waiting:
+                delta = self._waiting.pop(next(iter(self._waiting)))
+                if not call.send(encode_delta(delta).SerializeToString()) and call.active:
+                    self._block()
+            elif self._summary is not None:
+                self._over = True
+                call.send(pb.GenerateResponse(summary=encode_summary(self._summary)).SerializeToString())
+                self.exchange.finish()
+            else:
+                return
+
+    def _block(self) -> None:
+        self._blocked += 1
+        self._stalls.watch(time.monotonic() + self._stall_s, partial(self._give_up, self._blocked))
+        self.exchange.call.on_writable(self._go_on)
+
+    def _go_on(self) -> None:
+        with self._lock:
+            self._blocked += 1
+            self._flush()
+
+    def _give_up(self, blocked: int) -> None:
+        """Ends the call if it is still blocked as it was."""
+        with self._lock:
+            if self._over or self._blocked != blocked:
+                return
+            self._over = True
+        self.exchange.context.cancel()
+        self.exchange.call.cancel()
+        self.exchange.abandon()
+
+
+class _Stalls:
+    """Runs callbacks when their time has come: one thread, started by the first."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._watched: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, limit: float, callback: Callable[[], None]) -> None:
+        """Runs `callback` at `limit`, `time.monotonic()` seconds."""
+        with self._changed:
+            heapq.heappush(self._watched, (limit, next(self._order), callback))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="headrace-stalls", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._watched or self._watched[0][0] > time.monotonic():
+                    self._changed.wait(self._watched[0][0] - time.monotonic() if self._watched else None)
+                _, _, callback = heapq.heappop(self._watched)
+            callback()
