@@ -12,7 +12,7 @@ Calls block and may come from many threads at once, whose inputs share batches. 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -25,7 +25,9 @@ from headrace_server.jobs.catalogs import Catalogs
 from headrace_server.jobs.classify import Classify
 from headrace_server.jobs.embed import Embed
 from headrace_server.jobs.generate import Generate
+from headrace_server.jobs.generation_queries import GenerateResult, GenerationDelta, GenerationSummary
 from headrace_server.jobs.inprocess_catalogs import CatalogCalls
+from headrace_server.jobs.inprocess_generation import AnyPrompt, as_query, whole_text, yield_deltas
 from headrace_server.jobs.queries import (
     ClassifyQuery,
     ClassifyResult,
@@ -194,6 +196,22 @@ class InProcess:
             truncate=truncate,
         )
         return _answer(self.jobs.tokenize.submit, query, None)
+
+    def generate(
+        self, model: str | ModelRef, prompt: AnyPrompt, *, timeout_s: float | None = None, **options: Any
+    ) -> Generator[GenerationDelta, None, GenerationSummary]:
+        """New text, piece by piece; closing the generator cancels it. Its return value is the GenerationSummary.
+
+        prompt   a text, token ids, or a chat: messages such as {"role": "user", "content": "Hello"}
+        options  fields of GenerateQuery and SamplingWishes: max_tokens, temperature, stop, constraint, …
+        """
+        return yield_deltas(self.jobs.generate, as_query(model, prompt, options), timeout_s)
+
+    def generate_text(
+        self, model: str | ModelRef, prompt: AnyPrompt, *, timeout_s: float | None = None, **options: Any
+    ) -> GenerateResult:
+        """The same, whole: one text a choice."""
+        return whole_text(self.jobs.generate, as_query(model, prompt, options), timeout_s)
 
     def _side(self, ref: ModelRef | None, side: AnyInput | Sequence[AnyInput] | _Array) -> Side:
         return side if isinstance(side, np.ndarray) else self._inputs(ref, side)
