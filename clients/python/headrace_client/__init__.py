@@ -27,6 +27,14 @@ from headrace_client.errors import (
     Unimplemented,
     Violation,
 )
+from headrace_client.generation import (
+    Generated,
+    GeneratedToken,
+    GenerationDelta,
+    GenerationSummary,
+    TextChoice,
+    TokenLogprob,
+)
 from headrace_client.inputs import Image, Input, Raw, Tensors
 from headrace_client.items import Item, ItemBatch, ItemError, ScanPage, UpsertProgress, UpsertReport
 from headrace_client.recommendations import Recommended
@@ -59,6 +67,10 @@ __all__ = [
     "DeadlineExceeded",
     "Embeddings",
     "FailedPrecondition",
+    "Generated",
+    "GeneratedToken",
+    "GenerationDelta",
+    "GenerationSummary",
     "HeadraceError",
     "Image",
     "Input",
@@ -83,8 +95,10 @@ __all__ = [
     "Similarities",
     "TensorSpec",
     "Tensors",
+    "TextChoice",
     "Timings",
     "Token",
+    "TokenLogprob",
     "TokenizedText",
     "Unavailable",
     "Unimplemented",

@@ -16,11 +16,13 @@ from headrace.v1 import (
     classification_pb2_grpc,
     embedding_pb2,
     embedding_pb2_grpc,
+    generation_pb2_grpc,
     model_service_pb2_grpc,
     recommendation_pb2_grpc,
 )
 from headrace_client import requests, responses
 from headrace_client.aio_catalog_calls import AsyncCatalogCalls
+from headrace_client.aio_generation_calls import AsyncGenerationCalls
 from headrace_client.channel import (
     HEALTH_METHOD,
     ChannelOptions,
@@ -49,7 +51,7 @@ Batch = Input | Sequence[Input]
 Batches = Iterable[Batch] | AsyncIterable[Batch]
 
 
-class AsyncClient(AsyncCatalogCalls):
+class AsyncClient(AsyncCatalogCalls, AsyncGenerationCalls):
     """Calls a Headrace server from one event loop. Arguments and errors as `Client`."""
 
     def __init__(self, address: str, *, timeout_s: float | None = 30.0, options: ChannelOptions | None = None) -> None:
@@ -63,6 +65,7 @@ class AsyncClient(AsyncCatalogCalls):
         self._timeout_s = timeout_s
         self._classification: Any = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._embedding: Any = embedding_pb2_grpc.EmbeddingServiceStub(self._channel)
+        self._generation: Any = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._models: Any = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._catalogs: Any = catalog_pb2_grpc.CatalogServiceStub(self._channel)
         self._recommendation: Any = recommendation_pb2_grpc.RecommendationServiceStub(self._channel)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -14,6 +14,7 @@ from headrace.v1 import (
     classification_pb2_grpc,
     embedding_pb2,
     embedding_pb2_grpc,
+    generation_pb2_grpc,
     model_service_pb2_grpc,
     recommendation_pb2_grpc,
 )
@@ -27,6 +28,7 @@ from headrace_client.channel import (
     serving_from_health,
 )
 from headrace_client.errors import error_from_rpc
+from headrace_client.generation_calls import GenerationCalls
 from headrace_client.inputs import Input
 from headrace_client.options import ClassifyOptions, EmbedOptions, RerankOptions, SimilarityOptions, TokenizeOptions
 from headrace_client.requests import Side
@@ -44,7 +46,7 @@ from headrace_client.sources import Source
 __all__ = ["Client"]
 
 
-class Client(CatalogCalls):
+class Client(CatalogCalls, GenerationCalls):
     """Calls a Headrace server, blocking. Thread-safe: share one among threads.
 
     address    "host:port" or "unix:PATH"
@@ -62,6 +64,7 @@ class Client(CatalogCalls):
         self._timeout_s = timeout_s
         self._classification: Any = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._embedding: Any = embedding_pb2_grpc.EmbeddingServiceStub(self._channel)
+        self._generation: Any = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._models: Any = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._catalogs: Any = catalog_pb2_grpc.CatalogServiceStub(self._channel)
         self._recommendation: Any = recommendation_pb2_grpc.RecommendationServiceStub(self._channel)
@@ -211,7 +214,9 @@ class Client(CatalogCalls):
             raise error_from_rpc(error) from None
         return response, responses.timings(call.trailing_metadata())
 
-    def _receive(self, method: Callable[..., Any], request: object, timeout_s: float | None) -> Iterator[Any]:
+    def _receive(
+        self, method: Callable[..., Any], request: object, timeout_s: float | None
+    ) -> Generator[Any, None, None]:
         """The answers of a server stream; the call ends when the reader does."""
         call = method(request, timeout=timeout_s)
         try:
