@@ -93,6 +93,7 @@ class Server(InProcess):
             defaults=_load_defaults(self.config),
             threads=threads,
             batches=self.metrics.serving,
+            decoders=self.metrics.decoder,
             on_change=self._on_change,
         )
         limits, observer = self.config.limits, self.metrics.serving
