@@ -101,23 +101,24 @@ def sample_row(
                         likeliest is never drawn
     """
     row = as_f32("logits", logits, 1)
-    request = RowSampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        uniform=uniform,
-        allowed=allowed,
-        bias_tokens=bias_tokens,
-        bias_values=bias_values,
-        counted_tokens=counted_tokens,
-        counts=counts,
-        repetition_penalty=repetition_penalty,
-        frequency_penalty=frequency_penalty,
-        presence_penalty=presence_penalty,
-        top_logprobs=top_logprobs,
+    parameters = _checked(
+        row.size,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        uniform,
+        allowed,
+        bias_tokens,
+        bias_values,
+        counted_tokens,
+        counts,
+        repetition_penalty,
+        frequency_penalty,
+        presence_penalty,
+        top_logprobs,
     )
-    (answer,) = _sampled(row[None], [request], 1)
+    (answer,) = _sampled(row[None], [parameters], 1)
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -138,7 +139,28 @@ def sample(
         raise ShapeError(f"logits has shape {matrix.shape}, and there are {len(rows)} rows to sample")
     if not 1 <= operator.index(num_threads) <= MAX_THREADS:
         raise ValueError(f"num_threads is {num_threads}, it must be in [1, {MAX_THREADS}]")
-    return _sampled(matrix, rows, num_threads)
+    # A comprehension over fields would cost more than a draw.
+    checked = [
+        _checked(
+            matrix.shape[1],
+            row.temperature,
+            row.top_k,
+            row.top_p,
+            row.min_p,
+            row.uniform,
+            row.allowed,
+            row.bias_tokens,
+            row.bias_values,
+            row.counted_tokens,
+            row.counts,
+            row.repetition_penalty,
+            row.frequency_penalty,
+            row.presence_penalty,
+            row.top_logprobs,
+        )
+        for row in rows
+    ]
+    return _sampled(matrix, checked, num_threads)
 
 
 MAX_THREADS = 256
@@ -147,78 +169,90 @@ _Parameters = tuple[Any, ...]
 _LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _BELOW_ONE = math.nextafter(1.0, 0.0)
+_NO_TOKENS = np.empty(0, dtype=np.int32)
+_NO_LOGPROBS = np.empty(0, dtype=np.float32)
 _kept = threading.local()
 
 
 def _sampled(
-    matrix: NDArray[np.float32], rows: Sequence[RowSampling], num_threads: int
+    matrix: NDArray[np.float32], rows: list[_Parameters], num_threads: int
 ) -> list[Sampled | NotFiniteError | NothingAllowedError]:
     num_rows, num_tokens = matrix.shape
-    checked = [_checked(row, num_tokens) for row in rows]
-    if not num_rows:
-        return []
-    if not num_tokens:
+    if not matrix.size:
         return [_nothing_allowed(row) for row in range(num_rows)]
-    widths = [min(row[-1] or 0, num_tokens) for row in checked]
-    top_tokens = np.empty((num_rows, max(widths)), dtype=np.int32)
-    top_logprobs = np.empty(top_tokens.shape, dtype=np.float32)
-    scratch = _scratch(min(num_threads, num_rows), num_tokens)
-    drawn = native.sample(matrix, checked, scratch, top_tokens, top_logprobs)
+    widths = [min(row[-1] or 0, num_tokens) for row in rows]
+    top_tokens = top_logprobs = None
+    if width := max(widths):
+        top_tokens = np.empty((num_rows, width), dtype=np.int32)
+        top_logprobs = np.empty((num_rows, width), dtype=np.float32)
+    num_threads = min(num_threads, num_rows)
+    drawn = native.sample(matrix, rows, num_threads, _scratch(num_threads, num_tokens), top_tokens, top_logprobs)
     answers: list[Sampled | NotFiniteError | NothingAllowedError] = []
-    for row, ((status, token, logprob), width) in enumerate(zip(drawn, widths, strict=True)):
-        if status == 0:
-            answers.append(Sampled(token, logprob, top_tokens[row, :width], top_logprobs[row, :width]))
-        else:
+    for row, (status, token, logprob) in enumerate(drawn):
+        if status:
             answers.append(_not_finite(row) if status == 1 else _nothing_allowed(row))
+        elif top_tokens is None or top_logprobs is None:
+            answers.append(Sampled(token, logprob, _NO_TOKENS, _NO_LOGPROBS))
+        else:
+            answers.append(Sampled(token, logprob, top_tokens[row, : widths[row]], top_logprobs[row, : widths[row]]))
     return answers
 
 
-def _scratch(num_threads: int, num_tokens: int) -> NDArray[np.uint8]:
-    """u8[threads, bytes], kept by the calling thread for its next call: fresh pages would cost more than a draw."""
-    num_bytes = native.scratch_bytes(num_tokens)
-    kept: NDArray[np.uint8] | None = getattr(_kept, "scratch", None)
-    if kept is None or kept.size < num_threads * num_bytes:
-        kept = _kept.scratch = np.empty(num_threads * num_bytes, dtype=np.uint8)
-    return kept[: num_threads * num_bytes].reshape(num_threads, num_bytes)
+def _scratch(num_threads: int, num_tokens: int) -> native.Scratch:
+    """Memory that the calling thread keeps for its next call: fresh pages would cost more than a draw."""
+    kept: native.Scratch | None = getattr(_kept, "scratch", None)
+    if kept is None or kept.num_tokens != num_tokens or kept.num_threads < num_threads:
+        kept = _kept.scratch = native.Scratch(num_threads, num_tokens)
+    return kept
 
 
-def _checked(row: RowSampling, num_tokens: int) -> _Parameters:
-    """The parameters in their order, in the types and layouts that native code takes; raises for one out of range."""
-    temperature = _within("temperature", row.temperature, 0.0, _LARGEST)
-    if row.uniform is None and temperature > 0:
+def _checked(
+    num_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    uniform: float | None,
+    allowed: NDArray[np.uint32] | NDArray[np.int32] | None,
+    bias_tokens: NDArray[np.int32] | None,
+    bias_values: NDArray[np.float32] | None,
+    counted_tokens: NDArray[np.int32] | None,
+    counts: NDArray[np.int32] | None,
+    repetition_penalty: float,
+    frequency_penalty: float,
+    presence_penalty: float,
+    top_logprobs: int | None,
+) -> _Parameters:
+    """The parameters in this order, in the types and layouts that native code takes; raises for one out of range."""
+    if uniform is None and temperature != 0:
         raise ValueError("uniform is None: a temperature above 0 needs a random number in [0, 1)")
-    allowed = None if row.allowed is None else as_words("allowed", row.allowed)
-    num_words = (num_tokens + 31) // 32
-    if allowed is not None and allowed.size != num_words:
-        raise ShapeError(f"allowed has {allowed.size} words, {num_tokens} tokens need {num_words}")
-    bias_tokens, bias_values = row.bias_tokens, row.bias_values
+    if allowed is not None:
+        allowed, num_words = as_words("allowed", allowed), (num_tokens + 31) // 32
+        if allowed.size != num_words:
+            raise ShapeError(f"allowed has {allowed.size} words, {num_tokens} tokens need {num_words}")
     if bias_tokens is not None or bias_values is not None:
         bias_tokens, bias_values = as_i32("bias_tokens", bias_tokens), as_f32("bias_values", bias_values, 1)
-        _paired("bias_tokens", bias_tokens, "bias_values", bias_values)
+        _paired("bias_tokens", bias_tokens, num_tokens, "bias_values", bias_values)
         if not (bias_values < np.inf).all():
             raise ValueError("bias_values holds NaN or +inf")
-    counted, counts = row.counted_tokens, row.counts
-    if counted is not None or counts is not None:
-        counted, counts = as_i32("counted_tokens", counted), as_i32("counts", counts)
-        _paired("counted_tokens", counted, "counts", counts)
-    for name, tokens in (("bias_tokens", bias_tokens), ("counted_tokens", counted)):
-        if tokens is not None and tokens.size and (tokens.min() < 0 or tokens.max() >= num_tokens):
-            raise ValueError(f"{name} holds a token outside of [0, {num_tokens})")
+    if counted_tokens is not None or counts is not None:
+        counted_tokens, counts = as_i32("counted_tokens", counted_tokens), as_i32("counts", counts)
+        _paired("counted_tokens", counted_tokens, num_tokens, "counts", counts)
     return (
-        temperature,
-        _whole("top_k", row.top_k),
-        _within("top_p", row.top_p, 0.0, 1.0),
-        _within("min_p", row.min_p, 0.0, 1.0),
-        _within("uniform", row.uniform or 0.0, 0.0, _BELOW_ONE),
+        _within("temperature", temperature, 0.0, _LARGEST),
+        _whole("top_k", top_k),
+        _within("top_p", top_p, 0.0, 1.0),
+        _within("min_p", min_p, 0.0, 1.0),
+        _within("uniform", uniform or 0.0, 0.0, _BELOW_ONE),
         allowed,
         bias_tokens,
         bias_values,
-        counted,
+        counted_tokens,
         counts,
-        _within("repetition_penalty", row.repetition_penalty, _SMALLEST, _LARGEST),
-        _within("frequency_penalty", row.frequency_penalty, -_LARGEST, _LARGEST),
-        _within("presence_penalty", row.presence_penalty, -_LARGEST, _LARGEST),
-        None if row.top_logprobs is None else _whole("top_logprobs", row.top_logprobs),
+        _within("repetition_penalty", repetition_penalty, _SMALLEST, _LARGEST),
+        _within("frequency_penalty", frequency_penalty, -_LARGEST, _LARGEST),
+        _within("presence_penalty", presence_penalty, -_LARGEST, _LARGEST),
+        None if top_logprobs is None else _whole("top_logprobs", top_logprobs),
     )
 
 
@@ -239,9 +273,11 @@ def _whole(name: str, value: int) -> int:
     return min(number, MAX_LENGTH)
 
 
-def _paired(name: str, x: NDArray[Any], other_name: str, other: NDArray[Any]) -> None:
-    if x.size != other.size:
-        raise ShapeError(f"{name} has {x.size} entries and {other_name} {other.size}")
+def _paired(name: str, tokens: NDArray[np.int32], num_tokens: int, other_name: str, other: NDArray[Any]) -> None:
+    if tokens.size != other.size:
+        raise ShapeError(f"{name} has {tokens.size} entries and {other_name} {other.size}")
+    if tokens.size and (tokens.min() < 0 or tokens.max() >= num_tokens):
+        raise ValueError(f"{name} holds a token outside of [0, {num_tokens})")
 
 
 def _not_finite(row: int) -> NotFiniteError:

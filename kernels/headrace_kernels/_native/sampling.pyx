@@ -1,28 +1,41 @@
 """Sampling of rows that the façade has checked: at least one token a row, every token named in [0, v)."""
 
 from libc.stdint cimport int32_t, uint32_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 
 from headrace_kernels._native.dispatch cimport active, hr_sample_request, hr_sampling
 
 
-def scratch_bytes(Py_ssize_t num_tokens):
-    """Scratch that a thread needs for rows of so many tokens."""
-    return active().sampling.scratch_bytes(num_tokens)
+cdef class Scratch:
+    """Memory that threads at work on rows of so many tokens need; one call at a time may have it."""
+
+    cdef unsigned char *memory
+    cdef Py_ssize_t stride
+    cdef readonly int num_threads
+    cdef readonly Py_ssize_t num_tokens
+
+    def __cinit__(self, int num_threads, Py_ssize_t num_tokens):
+        self.num_threads, self.num_tokens = num_threads, num_tokens
+        self.stride = active().sampling.scratch_bytes(num_tokens)
+        self.memory = <unsigned char *> malloc(num_threads * self.stride)
+        if self.memory == NULL:
+            raise MemoryError("no memory to sample with")
+
+    def __dealloc__(self):
+        free(self.memory)
 
 
 def sample(
     const float[:, ::1] logits not None,
     list rows not None,
-    unsigned char[:, ::1] scratch not None,
-    int32_t[:, ::1] top_tokens not None,
-    float[:, ::1] top_values not None,
+    int num_threads,
+    Scratch scratch not None,
+    int32_t[:, ::1] top_tokens,
+    float[:, ::1] top_values,
 ):
-    """(status, token, logprob) of each row; scratch has a row a thread; the best tokens are written side by side."""
+    """(status, token, logprob) of each row; top_tokens and top_values have a row each, None where no row asks."""
     cdef const hr_sampling *kernels = active().sampling
     cdef Py_ssize_t row, n = logits.shape[0]
-    cdef int num_threads = <int> scratch.shape[0]
-    cdef Py_ssize_t stride = scratch.shape[1]
     cdef hr_sample_request *requests = <hr_sample_request *> calloc(n, sizeof(hr_sample_request))
     if requests == NULL:
         raise MemoryError("no memory for the rows' parameters")
@@ -30,12 +43,12 @@ def sample(
         for row in range(n):
             requests[row].logits = &logits[row, 0]
             requests[row].num_tokens = logits.shape[1]
-            if top_tokens.shape[1]:
+            if top_tokens is not None:
                 requests[row].top_tokens = &top_tokens[row, 0]
                 requests[row].top_values = &top_values[row, 0]
             _fill(requests + row, rows[row])
         with nogil:
-            kernels.run(kernels, requests, n, num_threads, &scratch[0, 0], stride)
+            kernels.run(kernels, requests, n, num_threads, scratch.memory, scratch.stride)
         return [(requests[row].status, requests[row].token, requests[row].logprob) for row in range(n)]
     finally:
         free(requests)
