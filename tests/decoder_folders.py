@@ -45,6 +45,7 @@ class SmallLlama:
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
+        self._kept: dict[str, Floats] = {}
 
     def vector(self, name: str) -> Floats:
         return (1 + 0.1 * self._random(name, (_CONFIG.hidden_size,))).astype(np.float32)
@@ -78,16 +79,26 @@ class SmallLlama:
         return logits
 
     def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
-        """The likeliest token, `count` times."""
+        """The likeliest token, `count` times: each costs all before it, so this is for short texts."""
         tokens = list(prompt)
         for _ in range(count):
             tokens.append(int(self.logits(tokens)[-1].argmax()))
         return tokens[len(prompt) :]
 
+    def is_greedy(self, prompt: Sequence[int], tokens: Sequence[int]) -> bool:
+        """Whether each of `tokens` is the likeliest after those before it."""
+        likeliest = self.logits([*prompt, *tokens])[len(prompt) - 1 : -1].argmax(axis=-1)
+        return likeliest.tolist() == list(tokens)
+
     def _wide(self, name: str) -> npt.NDArray[np.float64]:
         return self._one(name).astype(np.float64)
 
     def _one(self, name: str) -> Floats:
+        if name not in self._kept:
+            self._kept[name] = self._made(name)
+        return self._kept[name]
+
+    def _made(self, name: str) -> Floats:
         hidden, wide = _CONFIG.hidden_size, _CONFIG.intermediate_size
         queries, keys = _CONFIG.num_heads * _CONFIG.head_dim, _CONFIG.num_kv_heads * _CONFIG.head_dim
         shapes = {

@@ -18,6 +18,8 @@ from headrace.v1 import classification_pb2_grpc, embedding_pb2_grpc, model_servi
 from headrace_server.config import TransportOptions
 from headrace_server.errors import Reason, ServingError
 from headrace_server.jobs import queries
+from headrace_server.jobs.generate import Generate, GenerationListener
+from headrace_server.jobs.generation_queries import GenerateQuery
 from headrace_server.rpc.admission import Workers
 from headrace_server.rpc.health import Health
 from headrace_server.rpc.jobs import Jobs
@@ -84,6 +86,16 @@ class Nothing:
         return []
 
 
+class Nobody(Generate):
+    """Generation without models."""
+
+    def __init__(self) -> None:
+        pass
+
+    def stream(self, query: GenerateQuery, context: RequestContext, listener: GenerationListener) -> None:
+        listener.on_error(ServingError(Reason.MODEL_NOT_FOUND, "there are no models"))
+
+
 class Counting:
     """An observer that keeps what it is told."""
 
@@ -139,7 +151,7 @@ def services(
     **options: Any,
 ) -> Iterator[Services]:
     if isinstance(jobs, OwnJob):
-        jobs = Jobs(classify=jobs, embed=jobs, similarity=jobs, rerank=jobs, tokenize=jobs)
+        jobs = Jobs(classify=jobs, embed=jobs, similarity=jobs, rerank=jobs, tokenize=jobs, generate=Nobody())
     models = models or Nothing()
     observer = Counting()
     workers = Workers(num_threads=num_threads, max_waiting=max_waiting)

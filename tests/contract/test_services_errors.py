@@ -148,8 +148,8 @@ def test_what_is_not_built_says_so_by_name(transport_name: str) -> None:
             "headrace.v1.ModelService.LoadModel": lambda: s.models.LoadModel(
                 model_service_pb2.LoadModelRequest(), timeout=TIMEOUT_S
             ),
-            "headrace.v1.GenerationService.Generate": lambda: list(
-                generation.Generate(generation_pb2.GenerateRequest(), timeout=TIMEOUT_S)
+            "headrace.v1.GenerationService.GenerateImage": lambda: generation.GenerateImage(
+                generation_pb2.GenerateImageRequest(), timeout=TIMEOUT_S
             ),
         }
         for name, call in calls.items():

@@ -98,7 +98,7 @@ def test_service_serves_while_a_ready_model_does_its_task(transport_name: str) -
 
 
 @on_both_transports
-@pytest.mark.parametrize("service", ["nobody", "headrace.v1.GenerationService", "model:nobody", "model:"])
+@pytest.mark.parametrize("service", ["nobody", "headrace.v1.RecommendationService", "model:nobody", "model:"])
 def test_unknown_service_is_not_found_and_watched_as_unknown(transport_name: str, service: str) -> None:
     with services(transport_name, OwnJob()) as s:
         stub = health_pb2_grpc.HealthStub(s.channel)
@@ -184,12 +184,13 @@ def test_only_what_is_built_is_listed(transport_name: str) -> None:
                 "grpc.reflection.v1alpha.ServerReflection",
                 "headrace.v1.ClassificationService",
                 "headrace.v1.EmbeddingService",
+                "headrace.v1.GenerationService",
                 "headrace.v1.ModelService",
             ]
             (answer,) = ask(
                 s.channel,
                 version,
-                reflection_pb2.ServerReflectionRequest(file_containing_symbol="headrace.v1.GenerationService"),
+                reflection_pb2.ServerReflectionRequest(file_containing_symbol="headrace.v1.RecommendationService"),
             )
             assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
