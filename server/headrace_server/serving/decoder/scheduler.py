@@ -336,8 +336,7 @@ class Scheduler:
         score: float | None = None,
     ) -> None:
         """Frees its slots, keeps what they hold for later prompts, and tells its listener the end."""
-        if error is None or error.reason is not Reason.INTERNAL:
-            self._keep(sequence)
+        self._keep(sequence)
         self._release(sequence)
         sequence.end(finish, error, score)
 
