@@ -2,11 +2,13 @@
    a regular file under UNSYNCED_DIR in a journal of old bytes until that file is synced, and puts the old bytes back
    when the process ends itself by SIGKILL through `raise_power_loss`, which SIGUSR1 calls.
 
-   Covered: pwrite, pwrite64, write, ftruncate, ftruncate64, fsync, fdatasync. SQLite's log index (-shm) is mapped
+   Covered: pwrite, pwrite64, write, ftruncate, ftruncate64, fsync, fdatasync; rename keeps its effect, the renamed
+   file's bytes are lost all the same. SQLite's log index (-shm) is mapped
    memory, which a restart rebuilds. Undo runs newest first, so the file is as it was at its last sync. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -35,6 +37,7 @@ static ssize_t (*real_write)(int, const void *, size_t);
 static int (*real_ftruncate)(int, off_t);
 static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
+static int (*real_rename)(const char *, const char *);
 
 static void resolve(void) {
     if (real_pwrite) return;
@@ -42,6 +45,7 @@ static void resolve(void) {
     real_ftruncate = dlsym(RTLD_NEXT, "ftruncate64");
     real_fsync = dlsym(RTLD_NEXT, "fsync");
     real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
+    real_rename = dlsym(RTLD_NEXT, "rename");
     real_pwrite = dlsym(RTLD_NEXT, "pwrite64");
 }
 
@@ -180,6 +184,19 @@ int fdatasync(int fd) {
     pthread_mutex_lock(&lock);
     int answer = real_fdatasync(fd);
     if (!answer) settle(fd);
+    pthread_mutex_unlock(&lock);
+    return answer;
+}
+
+int rename(const char *from, const char *to) {
+    char old_path[PATH_MAX], new_path[PATH_MAX];
+    resolve();
+    pthread_mutex_lock(&lock);
+    int known = root[0] && realpath(from, old_path);
+    int answer = real_rename(from, to);
+    if (!answer && known && realpath(to, new_path) && strlen(new_path) < sizeof newest->path)
+        for (struct undo *undo = newest; undo; undo = undo->older)
+            if (!strcmp(undo->path, old_path)) strcpy(undo->path, new_path);
     pthread_mutex_unlock(&lock);
     return answer;
 }

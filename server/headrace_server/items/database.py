@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -26,13 +26,16 @@ from headrace_server.items import schema
 from headrace_server.items.catalog import CatalogSpec
 from headrace_server.items.faults import corrupt, storage_errors
 
-__all__ = ["Database", "State", "remove_files", "sync_directory"]
+__all__ = ["NEW_IMAGE", "Database", "State", "image_path", "remove_files", "sync_directory"]
 
 _WAL_PAGES = 2048  # of 16 KiB: 32 MiB between checkpoints
 _CACHE_KIB = 32_768
 _READER_CACHE_KIB = 4096
 _MAX_IDLE_READERS = 8
 _CRC = 0xFFFFFFFF
+_IMAGE = ".image"
+NEW_IMAGE = ".image-new"
+"""Suffix of an image that is being written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,7 @@ class Database:
         self._closed: ServingError | None = None
         if not path.is_file():
             raise corrupt(what, f"{path} is missing")
-        with storage_errors(what):
+        with storage_errors(what, path):
             self._writer = _connect(path, read_only=False)
             try:
                 self._require_ours()
@@ -86,7 +89,7 @@ class Database:
         text = json.dumps(spec.to_json())
         remove_files(path)
         try:
-            with storage_errors(what):
+            with storage_errors(what, path):
                 path.touch(exist_ok=False)
                 connection = _connect(path, read_only=False)
                 try:
@@ -105,7 +108,7 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction of the writer, durable when the body is left without an error, undone otherwise."""
-        with storage_errors(self.what):
+        with storage_errors(self.what, self.path):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
@@ -128,9 +131,10 @@ class Database:
         packed = sequences.astype("<i8", copy=False).tobytes()
         connection.execute("INSERT INTO touched VALUES (?, ?, ?)", (revision, packed, crc32(packed, revision & _CRC)))
 
-    def forget_touched(self, connection: sqlite3.Connection, revision: int) -> None:
-        """Strikes out, inside a transaction, what `put_touched` wrote up to that revision."""
+    def put_image(self, connection: sqlite3.Connection, state: State, token: int, revision: int) -> State:
+        """Lets the image of that token stand for `revision`, inside a transaction; the state, for `put_state`."""
         connection.execute("DELETE FROM touched WHERE revision <= ?", (revision,))
+        return replace(state, image_token=token, image_revision=revision)
 
     def read_touched(self, connection: sqlite3.Connection, revision: int) -> NDArray[np.int64]:
         """Sequences of the items that were replaced or removed after that revision, ascending, each once."""
@@ -144,7 +148,7 @@ class Database:
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
         """A connection that only reads, from a small pool."""
-        with storage_errors(self.what):
+        with storage_errors(self.what, self.path):
             with self._lock:
                 if (closed := self._closed) is not None:
                     raise ServingError(closed.reason, closed.message, resource=closed.resource)
@@ -206,11 +210,11 @@ class Database:
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes of the file and of its log."""
+        """Bytes of the file, of its log and of its image."""
         total = 0
-        for suffix in ("", "-wal"):
+        for path in (self.path, f"{self.path}-wal", image_path(self.path)):
             with suppress(FileNotFoundError):
-                total += os.stat(f"{self.path}{suffix}").st_size
+                total += os.stat(path).st_size
         return total
 
     def close(self, error: ServingError) -> None:
@@ -239,9 +243,16 @@ class Database:
 
 
 def remove_files(path: Path) -> None:
-    """Deletes a catalog's file and its logs, where they are."""
+    """Deletes a catalog's file, its logs and its image, where they are."""
     for suffix in ("", "-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
+    for suffix in (_IMAGE, NEW_IMAGE):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def image_path(path: Path) -> Path:
+    """Where the image (see image.py) of the catalog in that file stands."""
+    return path.with_suffix(_IMAGE)
 
 
 def sync_directory(directory: Path) -> None:

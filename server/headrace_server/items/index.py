@@ -65,8 +65,9 @@ class ItemIndex:
 
         raises  ValueError where an id stands twice
         """
-        parts = [Part(Segment.of(each, self._spec.metric, self._scanner)) for each in (rows, later) if each is not None]
-        if gone is not None:
+        given = [each for each in (rows, later) if each is not None and len(each.ids)]
+        parts = [Part(Segment.of(each, self._spec.metric, self._scanner)) for each in given]
+        if gone is not None and len(gone) and len(rows.ids):
             parts[0] = parts[0].without(gone)
         known: dict[str, int | tuple[int, ...]] = {}
         for part in parts:

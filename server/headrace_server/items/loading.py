@@ -1,10 +1,20 @@
-"""Reading a whole catalog at start: every row against its checksum, every page by SQLite, ids that are unique."""
+"""Reading a catalog at start: from its image and the rows that changed since, or from all of its rows.
+
+    image of use ──▶ its items, less those touched since, and the rows that came or changed since
+    none         ──▶ every row against its checksum, every page by SQLite
+
+Either way ids are unique and as many as were written. What an image saves reading, `inspection` reads later.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,18 +22,76 @@ from numpy.typing import NDArray
 
 from headrace_server.items.catalog import CatalogSpec, FieldType
 from headrace_server.items.columns import Columns, Vocabulary
-from headrace_server.items.database import Database
+from headrace_server.items.database import Database, image_path
 from headrace_server.items.faults import corrupt
+from headrace_server.items.image import ImageError, read_image
+from headrace_server.items.index import ItemIndex
 from headrace_server.items.schema import decoded_list
 from headrace_server.items.segment import Rows
 
-__all__ = ["chunks_of", "read_rows", "rows_of"]
+__all__ = ["Loaded", "load_index"]
+
+logger = logging.getLogger(__name__)
 
 _CHUNK_ROWS = 1000  # rows of a chunk stay in the processor's cache between their checks
 
 
-def read_rows(database: Database, spec: CatalogSpec, vocabulary: Vocabulary) -> Rows:
-    """All items of a catalog. Raises ServingError STORAGE_CORRUPT where any byte of them is not what was written."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """How an index was loaded: whether from an image, and how many items changed since that was made."""
+
+    from_image: bool
+    num_changed: int
+
+
+def load_index(database: Database, spec: CatalogSpec, index: ItemIndex) -> Loaded:
+    """Fills the index with a catalog's items.
+
+    raises  ServingError STORAGE_CORRUPT where any byte of them that is read is not what was written
+    """
+    if database.state.image_token:
+        try:
+            return Loaded(from_image=True, num_changed=_load_image(database, spec, index))
+        except (ImageError, FileNotFoundError) as error:
+            logger.warning("%s is read row by row, its image is of no use: %s", database.what, error)
+    try:
+        index.load(_read_rows(database, spec, index.vocabulary), database.state.revision)
+    except ValueError as error:
+        raise corrupt(database.what, str(error)) from None
+    return Loaded(from_image=False, num_changed=database.state.num_items)
+
+
+def _load_image(database: Database, spec: CatalogSpec, index: ItemIndex) -> int:
+    state = database.state
+    path = image_path(database.path)
+    image = read_image(path, spec, state.image_token, state.image_revision, index.vocabulary)
+    with database.reader() as connection:
+        touched = database.read_touched(connection, image.revision)
+        gone = touched[touched < image.next_sequence]
+        chunks = chain(
+            (_rows_among(connection, gone[at : at + _CHUNK_ROWS]) for at in range(0, len(gone), _CHUNK_ROWS)),
+            _chunks(
+                connection.execute("SELECT * FROM items WHERE sequence >= ? ORDER BY sequence", (image.next_sequence,))
+            ),
+        )
+        later = _rows_of(database, filter(None, chunks), spec, index.vocabulary)
+    try:
+        index.load(image.rows, state.revision, gone=gone, later=later if len(later.ids) else None)
+    except ValueError as error:
+        raise ImageError(str(error)) from None
+    if index.snapshot.num_items != state.num_items:
+        raise ImageError(f"{index.snapshot.num_items} items with what came since, {state.num_items} were written")
+    return len(gone) + len(later.ids)
+
+
+def _rows_among(connection: sqlite3.Connection, sequences: NDArray[np.int64]) -> list[tuple[Any, ...]]:
+    return connection.execute(
+        "SELECT * FROM items WHERE sequence IN (SELECT value FROM json_each(?)) ORDER BY sequence",
+        (json.dumps(sequences.tolist()),),
+    ).fetchall()
+
+
+def _read_rows(database: Database, spec: CatalogSpec, vocabulary: Vocabulary) -> Rows:
     checking = _PageCheck(database)
     checking.start()
     try:
@@ -51,7 +119,7 @@ class _PageCheck(threading.Thread):
             self.error = error
 
 
-def rows_of(
+def _rows_of(
     database: Database, chunks: Iterable[Sequence[tuple[Any, ...]]], spec: CatalogSpec, vocabulary: Vocabulary
 ) -> Rows:
     """Rows of `items`, in order of sequence, each compared with its checksum."""
@@ -75,7 +143,7 @@ def rows_of(
     return Rows(sequences=sequences.array, ids=held, vectors=vectors.array, columns=joined)
 
 
-def chunks_of(cursor: sqlite3.Cursor) -> Iterator[list[tuple[Any, ...]]]:
+def _chunks(cursor: sqlite3.Cursor) -> Iterator[list[tuple[Any, ...]]]:
     """What a cursor answers, some rows at a time."""
     while chunk := cursor.fetchmany(_CHUNK_ROWS):
         yield chunk
@@ -83,7 +151,7 @@ def chunks_of(cursor: sqlite3.Cursor) -> Iterator[list[tuple[Any, ...]]]:
 
 def _read(connection: sqlite3.Connection, database: Database, spec: CatalogSpec, vocabulary: Vocabulary) -> Rows:
     state = database.state
-    rows = rows_of(database, chunks_of(connection.execute("SELECT * FROM items ORDER BY sequence")), spec, vocabulary)
+    rows = _rows_of(database, _chunks(connection.execute("SELECT * FROM items ORDER BY sequence")), spec, vocabulary)
     if len(rows.ids) != state.num_items:
         raise corrupt(database.what, f"{len(rows.ids)} items, {state.num_items} were written")
     if len(rows.ids) and not 0 <= rows.sequences[0] <= rows.sequences[-1] < state.next_sequence:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,20 +19,26 @@ from numpy.typing import NDArray
 from headrace_server.errors import Reason, ServingError
 from headrace_server.items.batch import Item
 from headrace_server.items.catalog import CatalogInfo, CatalogSpec
-from headrace_server.items.compaction import Compactor
-from headrace_server.items.database import Database
+from headrace_server.items.database import Database, image_path
 from headrace_server.items.faults import corrupt
 from headrace_server.items.filter import Filter, check_filter
 from headrace_server.items.filter_sql import SqlCondition, sql_condition
+from headrace_server.items.image import ImageError, write_image
 from headrace_server.items.index import ItemIndex
-from headrace_server.items.loading import read_rows
+from headrace_server.items.loading import load_index
 from headrace_server.items.payload import select_fields
 from headrace_server.items.scanner import Scanner
 from headrace_server.items.writer import Writer
 
 __all__ = ["GetResult", "ItemFields", "OpenCatalog", "ScanPage"]
 
+logger = logging.getLogger(__name__)
+
 SCAN_PAGE_ITEMS = 1000
+MIN_IMAGE_ITEMS = 20_000  # fewer are read as soon from their rows
+_WORTH_WHILE = 0.05  # of the items have changed since the last image: a twentieth of a second a million
+_DUE = 0.5
+_DUE_ITEMS = 50_000
 _READ_AT_ONCE = 500
 
 
@@ -61,10 +70,12 @@ class ScanPage:
 class OpenCatalog:
     """A catalog's file and index, under the name that it has at the moment.
 
+    on_change  called after changes are shown, on the writer's thread
+
     raises  ServingError STORAGE_CORRUPT where the file is not what was written
     """
 
-    def __init__(self, path: Path, name: str, scanner: Scanner, compactor: Compactor) -> None:
+    def __init__(self, path: Path, name: str, scanner: Scanner, on_change: Callable[[OpenCatalog], object]) -> None:
         self.database = Database(path, f"catalog {name!r}")
         try:
             try:
@@ -72,15 +83,19 @@ class OpenCatalog:
             except (KeyError, ValueError, TypeError, ServingError) as error:
                 raise corrupt(self.database.what, f"spec: {error!r}") from None
             self.index = ItemIndex(self.spec, scanner)
-            rows = read_rows(self.database, self.spec, self.index.vocabulary)
-            try:
-                self.index.load(rows, self.database.state.revision)
-            except ValueError as error:
-                raise corrupt(self.database.what, str(error)) from None
+            self.loaded = load_index(self.database, self.spec, self.index)
         except ServingError as error:
             self.database.close(error)
             raise
-        self.writer = Writer(self.database, self.index, self.spec, on_change=lambda: compactor.offer(self.index))
+        self._ending = threading.Event()
+        self._image_lock = threading.Lock()
+        self.writer = Writer(
+            self.database,
+            self.index,
+            self.spec,
+            num_changed=self.loaded.num_changed,
+            on_change=lambda: on_change(self),
+        )
 
     def rename(self, name: str) -> None:
         """The name that it has from now on."""
@@ -165,11 +180,52 @@ class OpenCatalog:
         self.database.require_checksums(rows)
         return {row[0]: _item(row, fields) for row in rows}
 
+    def image_is_worth_while(self) -> bool:
+        """As Pictured."""
+        num_items = self.index.snapshot.num_items
+        return num_items >= MIN_IMAGE_ITEMS and self.writer.num_changed > num_items * _WORTH_WHILE
+
+    def image_is_due(self) -> bool:
+        """As Pictured."""
+        num_items = self.index.snapshot.num_items
+        return self.image_is_worth_while() and self.writer.num_changed > max(_DUE_ITEMS, num_items * _DUE)
+
+    def make_image(self) -> None:
+        """As Pictured."""
+        with self._image_lock:
+            if self._ending.is_set():
+                return
+            self.writer.note_touched().result()
+            num_changed, snapshot, token = self.writer.num_changed, self.index.snapshot, _token()
+            if write_image(image_path(self.database.path), snapshot, token, stop=self._ending.is_set):
+                self.writer.note_image(token, snapshot.revision, num_changed).result()
+
     def close(self, error: ServingError | None = None) -> None:
-        """Writes what waits, refuses what comes (with `error`), and closes the file."""
+        """Writes what waits, refuses what comes (with `error`), and closes the file.
+
+        Without `error`, what makes the next opening quick is made first, where that is worth while.
+        """
         refusal = error or ServingError(Reason.SHUTTING_DOWN, "the server is shutting down")
-        self.writer.close(refusal)
-        self.database.close(refusal)
+        self._ending.set()
+        with self._image_lock:
+            self.writer.close(refusal)
+            if error is None and not self.writer.has_failed and self.image_is_worth_while():
+                self._make_last_image()
+            self.database.close(refusal)
+
+    def _make_last_image(self) -> None:
+        database, snapshot, token = self.database, self.index.snapshot, _token()
+        try:
+            write_image(image_path(database.path), snapshot, token, stop=lambda: False)
+            with database.transaction() as connection:
+                database.put_state(connection, database.put_image(connection, database.state, token, snapshot.revision))
+        except (ServingError, ImageError, OSError) as error:
+            logger.warning("%s closes without an image: %s", database.what, error)
+
+
+def _token() -> int:
+    """A number that no other image has."""
+    return secrets.randbits(62) + 1
 
 
 @contextmanager

@@ -3,6 +3,7 @@
     DIR/lock                   held while a process has the directory open
     DIR/catalogs.json          which name stands for which file
     DIR/items-000001.sqlite3   a catalog each, with its log beside it while it is open
+    DIR/items-000001.image     what its index holds, so that it opens sooner; may be missing
 
 A catalog whose file is damaged is not served, whatever is asked of it answers STORAGE_CORRUPT, and the others go on;
 dropping it removes it.
@@ -23,9 +24,11 @@ from headrace_server.errors import Reason, Resource, ServingError, invalid_input
 from headrace_server.items.batch import Item, ItemBatch, ItemFault, check_batch, check_ids, split_batch
 from headrace_server.items.catalog import CatalogInfo, CatalogSpec, already_exists, catalog_not_found, require_name
 from headrace_server.items.compaction import Compactor
-from headrace_server.items.database import Database, remove_files
+from headrace_server.items.database import NEW_IMAGE, Database, remove_files
 from headrace_server.items.faults import storage_errors
 from headrace_server.items.filter import Filter, check_filter
+from headrace_server.items.imaging import ImageKeeper
+from headrace_server.items.inspection import Inspector
 from headrace_server.items.kernel_scanner import KernelScanner
 from headrace_server.items.lock import DirectoryLock
 from headrace_server.items.open_catalog import GetResult, ItemFields, OpenCatalog, ScanPage
@@ -61,15 +64,21 @@ class CatalogStore:
             self._directory_lock = DirectoryLock(directory)
         self._catalogs: dict[str, OpenCatalog | ServingError] = {}
         self._compactor = Compactor()
+        self._images = ImageKeeper()
+        self._inspector = Inspector(self._condemn)
         self._closed = False
         try:
             self._registry = Registry(directory)
             self._sweep()
-            for name, file in self._registry.files.items():
-                self._catalogs[name] = self._open(name, file)
+            self._catalogs = {name: self._open(name, file) for name, file in self._registry.files.items()}
         except BaseException:
             self.close()
             raise
+        for held in list(self._catalogs.values()):
+            if isinstance(held, OpenCatalog):
+                self._tend(held)
+                if held.loaded.from_image:
+                    self._inspector.offer(held.database)
 
     def create(self, spec: CatalogSpec) -> CatalogInfo:
         """Makes an empty catalog. Raises ALREADY_EXISTS."""
@@ -80,7 +89,7 @@ class CatalogStore:
             file = self._registry.reserve()
             path = self._directory / file
             Database.create(path, spec, f"catalog {spec.name!r}")
-            opened = OpenCatalog(path, spec.name, self._scanner, self._compactor)
+            opened = OpenCatalog(path, spec.name, self._scanner, self._tend)
             try:
                 self._registry.replace({**self._registry.files, spec.name: file})
             except ServingError as error:
@@ -222,9 +231,11 @@ class CatalogStore:
             if self._closed:
                 return
             self._closed = True
+        self._inspector.close()
         for catalog in self._catalogs.values():
             if isinstance(catalog, OpenCatalog):
                 catalog.close()
+        self._images.close()
         self._compactor.close()
         self._directory_lock.release()
 
@@ -239,17 +250,39 @@ class CatalogStore:
 
     def _open(self, name: str, file: str) -> OpenCatalog | ServingError:
         try:
-            return OpenCatalog(self._directory / file, name, self._scanner, self._compactor)
+            catalog = OpenCatalog(self._directory / file, name, self._scanner, self._tend)
         except ServingError as error:
             logger.error("catalog %s is not served: %s (%s)", name, error.message, error.detail)
             return error
+        return catalog
+
+    def _tend(self, catalog: OpenCatalog) -> None:
+        """What a catalog needs now and then, behind searches and changes."""
+        self._compactor.offer(catalog.index)
+        self._images.offer(catalog)
+
+    def _condemn(self, database: Database, error: ServingError) -> None:
+        """Serves a catalog no more."""
+        with self._lock:
+            found = [
+                (name, held)
+                for name, held in self._catalogs.items()
+                if isinstance(held, OpenCatalog) and held.database is database
+            ]
+            self._catalogs = {**self._catalogs, **{name: error for name, _ in found}}
+        for name, catalog in found:
+            logger.error("catalog %s is served no more: %s (%s)", name, error.message, error.detail)
+            catalog.close(error)
 
     def _sweep(self) -> None:
-        """Deletes files that no name stands for: of a creation or a removal that did not come to its end."""
+        """Deletes files that no name stands for: of a creation, a removal or an image that did not come to its end."""
         named = set(self._registry.files.values())
         for path in self._directory.glob(FILE_PATTERN):
             if path.name not in named:
                 remove_files(path)
+        for path in self._directory.glob("items-*.image*"):
+            if path.suffix == NEW_IMAGE or path.with_suffix(".sqlite3").name not in named:
+                path.unlink()
 
     def _require_open(self) -> None:
         if self._closed:

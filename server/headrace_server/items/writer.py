@@ -94,7 +94,8 @@ class _ImageNote:
 
     token: int = 0
     revision: int = 0
-    num_items: int = 0
+    num_changed: int = 0
+    num_items: int = 0  # to be written: none
     future: Future[None] = field(default_factory=Future)
 
 
@@ -104,11 +105,18 @@ _Waiting = _Upsert | _Delete | _ImageNote
 class Writer:
     """The thread that writes one catalog.
 
-    on_change  called after changes are shown, on the writer's thread: somebody may want to compact the index
+    num_changed  items that changed since the catalog's image was made
+    on_change    called after changes are shown, on the writer's thread: somebody may want to compact the index
     """
 
     def __init__(
-        self, database: Database, index: ItemIndex, spec: CatalogSpec, *, on_change: Callable[[], object]
+        self,
+        database: Database,
+        index: ItemIndex,
+        spec: CatalogSpec,
+        *,
+        num_changed: int = 0,
+        on_change: Callable[[], object],
     ) -> None:
         self._database = database
         self._index = index
@@ -117,7 +125,7 @@ class Writer:
         self._insert = insert_statement(spec.fields)
         self._insert_many = insert_statement(spec.fields, ROWS_A_STATEMENT)
         self._notes_touched = database.state.image_token != 0
-        self.num_changed = 0  # items since the image was made; counts again what changes again
+        self.num_changed = num_changed  # items since the image was made; one that changes again counts again
         self._on_change = on_change
         self._queue: deque[_Waiting] = deque()
         self._num_waiting = 0
@@ -163,9 +171,14 @@ class Writer:
 
     def note_image(self, token: int, revision: int, num_changed: int) -> Future[None]:
         """Once done, the image of this token stands for the catalog as of `revision`, `num_changed` items ago."""
-        note = _ImageNote(token=token, revision=revision, num_items=num_changed)
+        note = _ImageNote(token=token, revision=revision, num_changed=num_changed)
         self._submit(note)
         return note.future
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether nobody knows what is on disk."""
+        return self._failed is not None
 
     def close(self, error: ServingError) -> None:
         """Refuses new changes with `error`, writes those that wait, and ends the thread."""
@@ -272,9 +285,8 @@ class Writer:
         self._notes_touched = True
         if not note.token:
             return state
-        self._database.forget_touched(connection, note.revision)
-        self.num_changed -= note.num_items
-        return replace(state, image_token=note.token, image_revision=note.revision)
+        self.num_changed -= note.num_changed
+        return self._database.put_image(connection, state, note.token, note.revision)
 
     def _put(
         self, connection: sqlite3.Connection, change: _Upsert, pending: dict[str, int | None], next_sequence: int
