@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from headrace_server.cli.catalog import catalog
+from headrace_server.cli.convert import convert
 from headrace_server.cli.demo import demo
 from headrace_server.cli.inspect import inspect
 from headrace_server.cli.serve import serve
@@ -23,6 +25,8 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(inspect)
 app.command()(tour)
+app.add_typer(catalog, name="catalog")
+app.add_typer(convert, name="convert")
 app.add_typer(demo, name="demo")
 
 
