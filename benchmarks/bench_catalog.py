@@ -7,9 +7,9 @@ open     after a clean close; without the image; after SIGKILL with a tenth of t
 single   items upserted one by one into the full catalog; and how long changes that are durable wait to be searched
 
 Both sides write the same ids, vectors and payloads into SQLite with WAL and synchronous=FULL, one commit a batch or,
-for the catalog, a group of batches. Plain sqlite3 has a primary key, vector and payload alone: no checksums, no checks, no
-fields, no index to search. To open, it reads all rows back into one matrix and a list of ids. Take a directory on the
-disk that counts: the default is the current one. A section needs about a minute at most, and can be run by itself.
+for the catalog, a group of batches. Plain sqlite3 has a primary key, id, vector and payload alone: no checksums, no
+checks, no fields, no index to search. To open, it reads all rows back into one matrix and a list of ids. Take a
+directory on the disk that counts: the default is the current one. A section takes about a minute.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ class AsyncCatalogCalls(ABC):
         payload_fields: Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Item, None]:
-        """All items that pass, in order of id from behind `after_id`, as of one revision, read as they are needed."""
+        """All items that pass, in order of id from behind `after_id`, read as they are needed."""
         pages = self.scan_pages(
             catalog,
             filter=filter,

@@ -155,7 +155,7 @@ class CatalogCalls(ABC):
         payload_fields: Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> Iterator[Item]:
-        """All items that pass, in order of id from behind `after_id`, as of one revision, read as they are needed."""
+        """All items that pass, in order of id from behind `after_id`, read as they are needed."""
         for page in self.scan_pages(
             catalog,
             filter=filter,

@@ -149,7 +149,7 @@ class CatalogServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ScanItems(self, request, context):
-        """All items, in order of id, as of one revision.
+        """All items, in order of id; each answer is as of the revision that it names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -75,7 +75,7 @@ class CatalogServiceStub:
         headrace.v1.catalog_pb2.ScanItemsRequest,
         headrace.v1.catalog_pb2.ScanItemsResponse,
     ]
-    """All items, in order of id, as of one revision."""
+    """All items, in order of id; each answer is as of the revision that it names."""
 
     SwapCatalogs: grpc.UnaryUnaryMultiCallable[
         headrace.v1.catalog_pb2.SwapCatalogsRequest,
@@ -140,7 +140,7 @@ class CatalogServiceAsyncStub:
         headrace.v1.catalog_pb2.ScanItemsRequest,
         headrace.v1.catalog_pb2.ScanItemsResponse,
     ]
-    """All items, in order of id, as of one revision."""
+    """All items, in order of id; each answer is as of the revision that it names."""
 
     SwapCatalogs: grpc.aio.UnaryUnaryMultiCallable[
         headrace.v1.catalog_pb2.SwapCatalogsRequest,
@@ -223,7 +223,7 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         request: headrace.v1.catalog_pb2.ScanItemsRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[headrace.v1.catalog_pb2.ScanItemsResponse], collections.abc.AsyncIterator[headrace.v1.catalog_pb2.ScanItemsResponse]]:
-        """All items, in order of id, as of one revision."""
+        """All items, in order of id; each answer is as of the revision that it names."""
 
     @abc.abstractmethod
     def SwapCatalogs(
