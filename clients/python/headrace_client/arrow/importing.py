@@ -24,8 +24,8 @@ __all__ = ["ImportProgress", "ImportReport", "import_catalog"]
 _STAGING = ".import"  # added to the name of a catalog that is to be replaced
 _BATCH_ITEMS = 1000
 _BATCH_BYTES = 4 * 1024 * 1024
-_MAX_RETRIES = 5  # one after the other, without a row between them
-_FIRST_PAUSE_S = 0.25
+_MAX_RETRIES = 8  # one after the other, without a row between them: some 20 s, in which a server may start again
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.25, 5.0
 _PLACE = re.compile(r"items\.(ids|payloads)\[(\d+)\]")
 
 
@@ -189,7 +189,8 @@ def _send(
             num_retries = 1 if next_row > began else num_retries + 1
             if num_retries > _MAX_RETRIES or (isinstance(error, Overloaded) and error.retry_after_s is None):
                 raise ImportStopped(error.message, next_row=next_row) from error
-            time.sleep(max(_FIRST_PAUSE_S * 2 ** (num_retries - 1), error.retry_after_s or 0))
+            pause_s = min(_FIRST_PAUSE_S * 2 ** (num_retries - 1), _MAX_PAUSE_S)
+            time.sleep(max(pause_s, error.retry_after_s or 0))
         except InvalidArgument as error:
             raise ImportStopped(_of_row(error, starts, next_row), next_row=next_row) from error
         except (FileFault, HeadraceError) as error:
