@@ -239,10 +239,13 @@ class Server(InProcess):
         directory = self.config.catalogs.directory
         if directory is None:
             return
-        self._store = store = CatalogStore(directory, scanner=KernelScanner(self._num_kernel_threads))
+        scanner = KernelScanner(self._num_kernel_threads)
+        self._store = store = CatalogStore(directory, scanner=scanner)
         self.metrics.watch(lambda: _catalog_readings(store))
         embedder = InputVectors(self._repository, self.config.limits, self.metrics.serving)
-        self.jobs = replace(self.jobs, catalogs=Catalogs(store, embedder), recommend=Recommend(store, embedder))
+        recommend = Recommend(store, embedder, observer=self.metrics.scans)
+        self.metrics.watch(lambda: _scan_readings(scanner, recommend))
+        self.jobs = replace(self.jobs, catalogs=Catalogs(store, embedder), recommend=recommend)
 
     def _open_transport(self) -> tuple[str, ...]:
         options = self.config.transport
@@ -378,6 +381,22 @@ def _config(
 def _why_none(statuses: Sequence[ModelStatus], notes: Sequence[str]) -> str:
     failed = [f"{status.name}/{status.version}: {status.reason}" for status in statuses]
     return f"no model could be loaded: {'; '.join(failed or notes)}"
+
+
+def _scan_readings(scanner: KernelScanner, recommend: Recommend) -> Iterable[Reading]:
+    yield Reading("headrace_scan_waiting_queries", "Queries waiting for a scan.", (), recommend.num_waiting)
+    yield Reading(
+        "headrace_scan_candidates_total",
+        "Items that the bounds of a scan could not rule out, scored exactly.",
+        (),
+        scanner.totals.num_candidates,
+    )
+    yield Reading(
+        "headrace_scan_fallbacks_total",
+        "Queries scanned a second time, by exact scores, for too many candidates.",
+        (),
+        scanner.totals.num_fallbacks,
+    )
 
 
 def _catalog_readings(store: CatalogStore) -> Iterable[Reading]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter_ns
 
 import numpy as np
 
@@ -38,8 +39,9 @@ from headrace_server.jobs.recommend_query import (
     RecommendQuery,
     RecommendResult,
 )
-from headrace_server.jobs.scans import Plan, Scans
+from headrace_server.jobs.scans import MAX_WAITING_QUERIES, Plan, Scans
 from headrace_server.jobs.submission import as_serving_error, refused
+from headrace_server.serving.batch import BatchObserver
 from headrace_server.serving.context import RequestContext
 
 __all__ = [
@@ -76,17 +78,25 @@ class _Asked:
 
 
 class Recommend:
-    """Finds items. Thread-safe."""
+    """Finds items. Thread-safe. `observer` is told of scans; more than `max_waiting` queries are refused at once."""
 
-    def __init__(self, store: CatalogStore, embedder: InputVectors, *, num_workers: int = 1) -> None:
+    def __init__(
+        self,
+        store: CatalogStore,
+        embedder: InputVectors,
+        *,
+        max_waiting: int = MAX_WAITING_QUERIES,
+        observer: BatchObserver | None = None,
+    ) -> None:
         self._store = store
         self._embedder = embedder
-        self._scans = Scans(num_workers=num_workers)
+        self._scans = Scans(max_waiting=max_waiting, observer=observer)
         self._finishers = ThreadPoolExecutor(2, thread_name_prefix="headrace-recommend-finish")
 
     def submit(self, query: RecommendQuery, context: RequestContext) -> Future[RecommendResult]:
         """Future of the items. Prepares here, blocking; answers on a scan's worker, a finisher, or here where the scan
         is small. The future's exceptions are ServingError."""
+        started = perf_counter_ns()
         try:
             _check(query)
             catalog = self._store.catalog(query.catalog)
@@ -94,11 +104,17 @@ class Recommend:
             if isinstance(query.query, ByInputs):
                 return self._through_model(query.query, asked, context)
             vectors, own = self._vectors(query.query, asked.snapshot)
+            context.timings.preprocess_ns += perf_counter_ns() - started
             return self._searched(asked, vectors, own, None, context)
         except ServingError as error:
             return refused(error)
         except Exception as error:
             return refused(as_serving_error(error))
+
+    @property
+    def num_waiting(self) -> int:
+        """Queries that wait for a scan now."""
+        return self._scans.num_waiting
 
     def drain(self, timeout_s: float) -> bool:
         """Refuses new scans and waits for those that wait. True: all were answered."""

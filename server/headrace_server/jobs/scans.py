@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -24,18 +24,21 @@ from headrace_server.items.snapshot import Hits, Selection, Snapshot
 from headrace_server.jobs.queries import Vectors
 from headrace_server.jobs.submission import as_serving_error
 from headrace_server.models.model import Row
-from headrace_server.serving.batch import BatchResult, RowResult
+from headrace_server.serving import refusals
+from headrace_server.serving.batch import BatchObserver, BatchResult
 from headrace_server.serving.batcher import Batcher
 from headrace_server.serving.context import RequestContext
 
-__all__ = ["INLINE_CELLS", "MAX_BATCH_QUERIES", "Plan", "Scans"]
+__all__ = ["INLINE_CELLS", "MAX_BATCH_QUERIES", "MAX_WAITING_QUERIES", "Plan", "Scans"]
 
 INLINE_CELLS = 1 << 16  # items × dimension × queries that take less time than handing them to another thread
 MAX_BATCH_QUERIES = 32
-_MAX_WAITING_QUERIES = 4096
+MAX_WAITING_QUERIES = 4096
+_COMPANY_SHARE = 1.0  # a scan for 32 queries takes less than twice the time of one for a single query
 _MAX_SHARED_IDS = 1000  # more of them are not worth comparing with another caller's
 _MIN_BUCKET = 16
 _CELLS_A_UNIT = 1 << 16  # of the queue's measure of work
+_NO_ARRAYS: dict[str, Any] = {}
 
 
 class Plan:
@@ -58,14 +61,44 @@ class Plan:
         return self.snapshot.search(queries, k, selection=self.selection, exclude=exclude, min_score=self.min_score)
 
 
-class Scans:
-    """Searches snapshots, many queries at a time. Thread-safe."""
+class _WaitingQuery(Row):
+    """A query as the batcher's row; its result is its Hits."""
 
-    def __init__(self, *, num_workers: int = 1) -> None:
-        policy = BatchPolicy(max_batch_size=MAX_BATCH_QUERIES, max_queue_rows=_MAX_WAITING_QUERIES, length_bucket=1)
-        self._batcher = Batcher(_run, policy, num_workers=num_workers, name="recommend")
+    __slots__ = ("exclude", "k", "query")
+
+    def __init__(self, plan: Plan, query: Vectors, k: int, exclude: Sequence[str]) -> None:
+        super().__init__(_NO_ARRAYS, max(1, plan.num_cells // _CELLS_A_UNIT), (plan, _bucket(k)))
+        self.query = query
+        self.k = k
+        self.exclude = exclude
+
+
+class Scans:
+    """Searches snapshots, many queries at a time. Thread-safe.
+
+    num_workers  scans at once; the threads of each are the scanner's
+    max_waiting  queries that may wait; beyond it requests are refused at once
+    """
+
+    def __init__(
+        self, *, num_workers: int = 1, max_waiting: int = MAX_WAITING_QUERIES, observer: BatchObserver | None = None
+    ) -> None:
+        policy = BatchPolicy(max_batch_size=MAX_BATCH_QUERIES, max_queue_rows=max_waiting, length_bucket=1)
+        self._batcher = Batcher(
+            _run,
+            policy,
+            num_workers=num_workers,
+            name="recommend",
+            observer=observer,
+            company_share=_COMPANY_SHARE,
+        )
         self._plans: WeakValueDictionary[tuple[Any, ...], Plan] = WeakValueDictionary()
         self._lock = threading.Lock()
+
+    @property
+    def num_waiting(self) -> int:
+        """Queries that wait now."""
+        return self._batcher.depth
 
     def plan(
         self,
@@ -99,39 +132,15 @@ class Scans:
     def search(
         self, plan: Plan, queries: Vectors, k: int, exclude: Sequence[Sequence[str]] | None, context: RequestContext
     ) -> Future[list[Hits]]:
-        """Future of the hits of each of queries f32[q, d]; already done where the scan is small."""
-        answer: Future[list[Hits]] = Future()
-        answer.set_running_or_notify_cancel()
+        """Future of the hits of each of queries f32[q, d]; already done where the scan is small.
+
+        Its exceptions are ServingError; QUEUE_FULL and the other refusals are the batcher's.
+        """
         if plan.num_cells * len(queries) <= INLINE_CELLS:
-            try:
-                answer.set_result(plan.search(queries, k, exclude))
-            except BaseException as error:
-                answer.set_exception(as_serving_error(error))
-            return answer
-        units = max(1, plan.num_cells // _CELLS_A_UNIT)
-        rows = [
-            Row(
-                arrays={
-                    "query": query,
-                    "k": np.array(k),
-                    "exclude": np.array(exclude[index] if exclude else (), dtype=object),
-                },
-                length=units,
-                shape_key=(plan, _bucket(k)),
-            )
-            for index, query in enumerate(queries)
-        ]
-
-        def settle(done: Future[list[RowResult]]) -> None:
-            try:
-                hits = [_hits(row) for row in done.result()]
-            except BaseException as error:
-                answer.set_exception(as_serving_error(error))
-            else:
-                answer.set_result(hits)
-
-        self._batcher.submit(rows, context).add_done_callback(settle)
-        return answer
+            return _answered(plan, queries, k, exclude, context)
+        rows = [_WaitingQuery(plan, query, k, exclude[index] if exclude else ()) for index, query in enumerate(queries)]
+        hits: Future[Any] = self._batcher.submit(rows, context)
+        return hits
 
     def drain(self, timeout_s: float) -> bool:
         """As `Batcher.drain`."""
@@ -142,24 +151,46 @@ class Scans:
         self._batcher.close()
 
 
-def _run(rows: Sequence[Row]) -> BatchResult:
-    plan: Plan = rows[0].shape_key[0]
+def _answered(
+    plan: Plan, queries: Vectors, k: int, exclude: Sequence[Sequence[str]] | None, context: RequestContext
+) -> Future[list[Hits]]:
+    """The hits, found on this thread."""
+    answer: Future[list[Hits]] = Future()
+    answer.set_running_or_notify_cancel()
     started = perf_counter_ns()
-    queries = np.stack([row.arrays["query"] for row in rows])
-    exclude = [row.arrays["exclude"].tolist() for row in rows]
-    largest = max(int(row.arrays["k"]) for row in rows)
-    found = plan.search(queries, largest, exclude if any(exclude) else None)
-    results = [_arrays(hits, int(row.arrays["k"])) for hits, row in zip(found, rows, strict=True)]
-    return BatchResult(results, infer_ns=perf_counter_ns() - started)
+    try:
+        if context.cancelled:
+            raise refusals.cancelled()
+        if context.expired:
+            raise refusals.deadline_passed()
+        hits = plan.search(queries, k, exclude)
+    except BaseException as error:
+        answer.set_exception(as_serving_error(error))
+        return answer
+    timings = context.timings
+    timings.infer_ns += perf_counter_ns() - started
+    timings.batch_size = max(timings.batch_size, len(queries))
+    answer.set_result(hits)
+    return answer
 
 
-def _arrays(hits: Hits, k: int) -> RowResult:
-    ids = np.array(hits.ids[:k], dtype=object)
-    return {"ids": ids, "scores": hits.scores[:k], "sequences": hits.sequences[:k], "places": hits.places[:k]}
+def _run(rows: Sequence[Row]) -> BatchResult:
+    waiting = cast("Sequence[_WaitingQuery]", rows)
+    started = perf_counter_ns()
+    plan: Plan = waiting[0].shape_key[0]
+    queries = np.stack([row.query for row in waiting])
+    exclude = [row.exclude for row in waiting]
+    largest = max(row.k for row in waiting)
+    collated = perf_counter_ns()
+    found: list[Any] = plan.search(queries, largest, exclude if any(exclude) else None)
+    results: list[Any] = [
+        hits if row.k >= len(hits.ids) else _first(hits, row.k) for row, hits in zip(waiting, found, strict=True)
+    ]
+    return BatchResult(results, collate_ns=collated - started, infer_ns=perf_counter_ns() - collated)
 
 
-def _hits(row: RowResult) -> Hits:
-    return Hits(ids=tuple(row["ids"].tolist()), scores=row["scores"], sequences=row["sequences"], places=row["places"])
+def _first(hits: Hits, k: int) -> Hits:
+    return Hits(ids=hits.ids[:k], scores=hits.scores[:k], sequences=hits.sequences[:k], places=hits.places[:k])
 
 
 def _bucket(k: int) -> int:

@@ -6,13 +6,14 @@ What a caller may send
 What every reply carries in its trailing metadata
     headrace-request-id      the caller's own id, or one that the server chose
 
-What a reply that asked a model carries too (of a stream: the sums over its requests, the largest batch)
+What a reply that asked a model or scanned a catalog carries too (of a stream: the sums over its requests, the largest
+batch)
     headrace-queue-us        microseconds waiting, for preparation and for a place in a batch
     headrace-preprocess-us   microseconds making inputs into rows
-    headrace-infer-us        microseconds in the engine
+    headrace-infer-us        microseconds in the engine, and in the scan of a catalog
     headrace-postprocess-us  microseconds making results into the answer
-    headrace-batch-size      rows in the largest engine run that carried a row of this request
-    headrace-model-version   the version that answered
+    headrace-batch-size      rows in the largest engine run (queries in the scan) that carried a row of this request
+    headrace-model-version   the version that answered; absent where no model was asked
 """
 
 from __future__ import annotations
@@ -61,16 +62,18 @@ def request_id_of(metadata: Metadata) -> str:
 
 
 def trailing_metadata(request_id: str, timings: Timings, *, waited_ns: int = 0) -> Metadata:
-    """The request id, and the timings where a model was asked; `waited_ns` is added to the queue's time."""
-    if not timings.model_version:
-        return ((REQUEST_ID_KEY, request_id),)
+    """The request id, and the timings where rows were computed; `waited_ns` is added to the queue's time."""
     version = timings.model_version
-    return (
+    if not version and not timings.batch_size:
+        return ((REQUEST_ID_KEY, request_id),)
+    stages = (
         (REQUEST_ID_KEY, request_id),
         (QUEUE_KEY, str((timings.queue_ns + waited_ns) // 1000)),
         (PREPROCESS_KEY, str(timings.preprocess_ns // 1000)),
         (INFER_KEY, str(timings.infer_ns // 1000)),
         (POSTPROCESS_KEY, str(timings.postprocess_ns // 1000)),
         (BATCH_SIZE_KEY, str(timings.batch_size)),
-        (MODEL_VERSION_KEY, version if _is_plain(version) else ascii(version)[1:-1][:64]),
     )
+    if not version:
+        return stages
+    return (*stages, (MODEL_VERSION_KEY, version if _is_plain(version) else ascii(version)[1:-1][:64]))

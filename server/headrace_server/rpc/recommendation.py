@@ -25,11 +25,22 @@ class RecommendationService:
 
     @property
     def rpcs(self) -> tuple[UnaryRpc[Any], ...]:
-        # Never light: looking ids up and searching even a small catalog may take longer than a poller should.
         name = "/headrace.v1.RecommendationService/Recommend"
-        return (UnaryRpc(name=name, request_type=pb.RecommendRequest, start=self.recommend),)
+        return (UnaryRpc(name=name, request_type=pb.RecommendRequest, start=self.recommend, light=_is_light),)
 
     def recommend(self, request: pb.RecommendRequest, context: RequestContext) -> Deferred:
         form = decode_item_fields(request.fields)
         query = decode_recommend(request, self._limits, form)
         return Deferred(self._job.submit(query, context), partial(encode_recommend, form=form))
+
+
+def _is_light(request: pb.RecommendRequest) -> bool:
+    """A few vectors alone: no ids to look up, no filter to evaluate, and a search that a scan's worker does.
+
+    A catalog so small that it is searched here takes less time than the handing over would.
+    """
+    return (
+        request.query.WhichOneof("kind") == "vectors"
+        and not (request.exclude_ids or request.include_ids)
+        and not (request.HasField("filter") or request.HasField("diversity"))
+    )

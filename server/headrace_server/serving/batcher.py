@@ -5,6 +5,11 @@
 A worker that is free takes what waits at once; no timer runs unless `max_delay_ms` asks for one. While a neighbour is
 idle it takes its share only, so that two cores work on what one submission brought.
 
+Company. Where a run costs about the same for many rows as for one (a scan), `company_share` has a worker wait for as
+many rows as its last run had, while they keep coming: those whom it has just answered are likely to ask again, and
+would else be split between two runs. It waits no longer than that share of a run's time, never for a caller who came
+alone, nor where the first in line is short of time.
+
 Order. A row runs by its deadline, or `PATIENCE_S` after it was submitted where the deadline is further away or absent:
 a fixed moment that later arrivals cannot push back, so nothing starves, and work with a near deadline passes work
 without one. Equals run in the order they came. Of a request larger than a batch, each further batch gives way by one
@@ -40,6 +45,7 @@ __all__ = ["PATIENCE_S", "Batcher"]
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 10.0
+_GAP_SHARE = 0.3  # of the longest wait for company: when nobody has come for so long, nobody is likely to
 _SURELY = 0.8  # of a run's estimated time is taken for certain
 
 
@@ -48,6 +54,7 @@ class Batcher:
 
     runner       computes one batch, blocking, on up to `num_workers` threads at once
     name         the model, for thread names, the log and the observer; `version` likewise
+    company_share  of a run's time that a worker may wait for company; 0: it never does
     clock        seconds, monotonic, the clock of `RequestContext.deadline`
     """
 
@@ -60,6 +67,7 @@ class Batcher:
         name: str,
         version: str = "",
         observer: BatchObserver | None = None,
+        company_share: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
@@ -67,6 +75,7 @@ class Batcher:
         self._name = name
         self._version = version
         self._observer = observer
+        self._company_share = company_share
         self._clock = clock
         self._lock = threading.Lock()
         self._work_waits = threading.Condition(self._lock)
@@ -75,6 +84,9 @@ class Batcher:
         self._service_time = ServiceTime()
         self._door = Door(policy, self._queue, self._service_time, num_workers)
         self._seq = 0
+        self._last_arrival = 0.0
+        self._last_size = 1  # rows of the run that ended last
+        self._awaited = 0  # rows for which a worker waits before it begins
         self._num_idle = 0
         self._num_open = 0  # requests admitted and not yet resolved
         self._running: dict[int, tuple[float, list[Entry]]] = {}  # by worker: expected end, rows
@@ -109,7 +121,9 @@ class Batcher:
             if refusal is None and rows:
                 request = Request(future, context, len(rows))
                 self._enqueue(request, rows, now)
-                self._work_waits.notify()
+                self._last_arrival = now
+                if self._queue.num_rows >= self._awaited:
+                    self._work_waits.notify()
         if expired:
             self._fail_expired(expired)
         if refusal is not None:
@@ -209,16 +223,20 @@ class Batcher:
         found. Under the lock."""
         policy = self._policy
         delay_s = policy.max_delay_ms / 1e3
+        free_since: float | None = None  # since when there has been something to take
         while not self._stopping and not expired:
             timeout: float | None = None
             if self._queue.num_rows:
                 now = self._clock()
+                free_since = now if free_since is None else free_since
                 size = policy.max_batch_size
                 if not delay_s:
                     size = min(size, -(-self._queue.num_rows // (1 + self._num_idle)))
                 elif self._admitting and self._queue.num_rows < size:
                     head = self._queue.head(now, expired)
                     timeout = None if head is None else head.submitted + delay_s - now
+                if self._company_share and self._admitting:
+                    timeout = self._company_due_s(self._last_size, free_since, now, expired)
                 if timeout is None or timeout <= 0:
                     batch = self._queue.take(size, policy.max_padding_ratio, self._too_late(now), expired)
                     if batch:
@@ -230,7 +248,27 @@ class Batcher:
             self._num_idle += 1
             self._work_waits.wait(timeout)
             self._num_idle -= 1
+            self._awaited = 0
         return []
+
+    def _company_due_s(self, awaited: int, free_since: float, now: float, expired: list[Request]) -> float | None:
+        """Seconds until a worker that waits for `awaited` rows looks again; None: it takes what there is. Under the
+        lock."""
+        if self._queue.num_rows >= awaited:
+            return None
+        head = self._queue.head(now, expired)
+        if head is None:
+            return None
+        run_s = self._service_time.batch_seconds(head.units)
+        deadline = head.request.deadline
+        if deadline is not None and deadline < now + 2 * run_s:
+            return None
+        most_s = self._company_share * run_s
+        due_s = min(free_since + most_s, self._last_arrival + most_s * _GAP_SHARE) - now
+        if due_s <= 0:
+            return None
+        self._awaited = awaited
+        return due_s
 
     def _too_late(self, now: float) -> float:
         """The latest deadline that even the shortest run, begun now, would miss. Under the lock."""
@@ -252,6 +290,7 @@ class Batcher:
         finally:
             with self._lock:
                 del self._running[worker]
+                self._last_size = len(batch)
                 if run.clean_seconds is not None:
                     self._service_time.observe(_padded(batch), run.clean_seconds, self._clock())
                 self._resolved(run.num_settled)

@@ -3,6 +3,7 @@
 headrace_build_info{version}   1
 headrace_ready                 1 while the server takes requests
 of RPCs, of models at work     rpc_metrics.py, serving_metrics.py, decoder_metrics.py
+of scans of catalogs           scan_metrics.py
 of models and transport        what `watch` adds: states, what runs them, rows waiting, calls (server.py)
 of the process                 process_resident_memory_bytes and more, by prometheus-client (Linux)
 """
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from headrace_server.telemetry.decoder_metrics import DecoderMetrics
 from headrace_server.telemetry.instruments import Family, Gauges
 from headrace_server.telemetry.rpc_metrics import RpcMetrics
+from headrace_server.telemetry.scan_metrics import ScanMetrics
 from headrace_server.telemetry.serving_metrics import ServingMetrics
 
 if TYPE_CHECKING:
@@ -35,12 +37,13 @@ class Reading:
 
 
 class Metrics:
-    """The registry's content. `rpc`, `serving` and `decoder` are handed to the rooms that report to them."""
+    """The registry's content. `rpc`, `serving`, `scans` and `decoder` are handed to the rooms that report to them."""
 
     def __init__(self, version: str) -> None:
         self.rpc = RpcMetrics()
         self.serving = ServingMetrics()
         self.decoder = DecoderMetrics()
+        self.scans = ScanMetrics()
         ready = Gauges("headrace_ready", "1 while the server takes requests.")
         build = Gauges("headrace_build_info", "The server's version.", "version")
         build.child(version).set(1)
@@ -48,6 +51,7 @@ class Metrics:
         self._families: tuple[Family, ...] = (
             *self.rpc.families,
             *self.serving.families,
+            *self.scans.families,
             *self.decoder.families,
             ready,
             build,

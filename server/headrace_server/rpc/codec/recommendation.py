@@ -64,6 +64,12 @@ def encode_recommend(result: RecommendResult, form: ItemForm) -> pb.RecommendRes
     response = pb.RecommendResponse(revision=result.revision)
     if result.model is not None:
         response.model.CopyFrom(encode_version(result.model))
+    if not form.fields.payload and not form.fields.vector:
+        for listed in result.results:
+            add = response.results.add(exact=listed.exact).items.add
+            for each in listed.items:
+                add(score=each.score).item.id = each.item.id
+        return response
     messages = sized_items((each.item for listed in result.results for each in listed.items), form)
     for listed in result.results:
         answer = response.results.add(exact=listed.exact)
