@@ -127,7 +127,7 @@ buf: $(INSTALLED)              ## buf lint, and buf breaking against the last re
 # ---------------------------------------------------------------------------------------------------------------------
 # Matrix, distributions, benchmarks
 
-.PHONY: test-matrix dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-catalog train-spam clean help
+.PHONY: test-matrix dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-recommend bench-catalog train-spam clean help
 test-matrix: $(KERNELS)        ## transports and messages on the oldest and newest grpcio and protobuf
 	@BIN=$(BIN) bash tests/contract/run_matrix.sh
 
@@ -165,6 +165,10 @@ bench-topk: $(PEERS)/.installed ## exact top-k beside faiss, numpy, implicit, us
 
 bench-catalog: $(KERNELS)      ## catalogs on disk beside plain sqlite3: upserts, latency, time to open
 	@$(BIN)/python benchmarks/bench_catalog.py $(ARGS)
+
+bench-recommend: $(PEERS)/.installed ## Recommend over gRPC beside Milvus Lite, and faiss behind the same transport
+	@$(PEERS)/bin/python benchmarks/bench_recommend.py --prepare
+	@$(PEERS)/bin/python benchmarks/bench_recommend.py $(ARGS)
 
 train-spam: demo-models        ## train the committed head of the text classifier again
 	@$(BIN)/python -c 'from pathlib import Path; from headrace_server.prepare.spam_training import train_spam; \

@@ -40,34 +40,50 @@ def build_client() -> Path:
         return _CLIENT
     _CLIENT.parent.mkdir(parents=True, exist_ok=True)
     compiler = shutil.which("c++") or shutil.which("g++")
-    command = [compiler or "c++", "-O2", "-std=c++17", str(_SOURCE), "-o", str(_CLIENT), "-lgrpc++", "-lgrpc", "-lgpr"]
+    command = [compiler or "c++", "-O2", "-std=c++17", str(_SOURCE), "-o", str(_CLIENT), *_libraries()]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(getattr(error, "stderr", "")[-2000:], file=sys.stderr)
         sys.exit("the load client needs a C++ compiler and gRPC for C++ (Debian: apt-get install g++ libgrpc++-dev)")
     return _CLIENT
+
+
+def _libraries() -> list[str]:
+    """What gRPC's C++ library is linked with: some builds need every library below it named."""
+    try:
+        done = subprocess.run(["pkg-config", "--libs", "grpc++"], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ["-lgrpc++", "-lgrpc", "-lgpr"]
+    return done.stdout.split()
 
 
 def run_load(
     address: str,
     method: str,
-    request: bytes,
+    request: bytes | Sequence[bytes],
     *,
     concurrency: int,
     seconds: float,
     stream: bool = False,
-    expect: bytes | None = None,
+    expect: bytes | Sequence[bytes] | None = None,
 ) -> Load:
-    """Closed-loop calls for `seconds` after a warm-up of a fifth of it. Raises RuntimeError if any call failed."""
+    """Closed-loop calls for `seconds` after a warm-up of a fifth of it. Raises RuntimeError if any call failed.
+
+    request  one message, or several that calls take in turn
+    expect   what each call must be answered: one message, or one a request; None: not looked at
+    """
     with tempfile.TemporaryDirectory() as folder:
         request_file = Path(folder, "request")
-        request_file.write_bytes(request)
+        request_file.write_bytes(request if isinstance(request, bytes) else _framed(request))
         command = [str(build_client()), address, method, str(request_file), str(concurrency), str(seconds)]
         if stream:
             command.append("stream")
+        if not isinstance(request, bytes):
+            command.append("framed")
         if expect is not None:
             expect_file = Path(folder, "expect")
-            expect_file.write_bytes(expect)
+            expect_file.write_bytes(expect if isinstance(expect, bytes) else _framed(expect))
             command.append(f"expect={expect_file}")
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds * 1.2 + 90, check=False)
     if not done.stdout:
@@ -82,6 +98,10 @@ def run_load(
         answer["p99_us"] / 1000,
         answer["client_cpu_s"],
     )
+
+
+def _framed(messages: Sequence[bytes]) -> bytes:
+    return b"".join(len(message).to_bytes(4, "little") + message for message in messages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 // Closed-loop load on one gRPC method: CONCURRENCY calls in flight, each followed by the next as soon as it ends.
 //
-//     load_client TARGET METHOD REQUEST_FILE CONCURRENCY SECONDS [stream] [expect=FILE]
+//     load_client TARGET METHOD REQUEST_FILE CONCURRENCY SECONDS [stream] [framed] [expect=FILE]
 //
 // The request is sent as the bytes of REQUEST_FILE; of a server stream (`stream`) every message is read. Each answer must
-// be OK, and equal to FILE where `expect` is given. Prints one JSON line. One thread, one connection: the client takes
+// be OK, and equal to FILE where `expect` is given. `framed`: both files hold many messages, each behind its length (u32,
+// little-endian), and calls take them in turn. Prints one JSON line. One thread, one connection: the client takes
 // some 20 microseconds of CPU a call, so that what is measured is the server.
 
 #include <grpcpp/generic/generic_stub.h>
@@ -40,6 +41,19 @@ std::string read_file(const char* path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+// The messages of a framed file; of any other, all of it as one.
+std::vector<std::string> messages_of(const std::string& bytes, bool framed) {
+  if (!framed) return {bytes};
+  std::vector<std::string> messages;
+  for (size_t at = 0; at + 4 <= bytes.size();) {
+    const auto* head = reinterpret_cast<const unsigned char*>(bytes.data() + at);
+    const size_t size = head[0] | head[1] << 8 | head[2] << 16 | static_cast<size_t>(head[3]) << 24;
+    messages.push_back(bytes.substr(at + 4, size));
+    at += 4 + size;
+  }
+  return messages;
+}
+
 std::string flatten(const grpc::ByteBuffer& buffer) {
   std::vector<grpc::Slice> slices;
   std::string bytes;
@@ -50,14 +64,17 @@ std::string flatten(const grpc::ByteBuffer& buffer) {
 
 class Load {
  public:
-  Load(const std::string& target, std::string method, const std::string& request, std::string expected, bool stream)
+  Load(const std::string& target, std::string method, const std::vector<std::string>& requests,
+       std::vector<std::string> expected, bool stream)
       : method_(std::move(method)), expected_(std::move(expected)), stream_(stream) {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(-1);
     stub_ = std::make_unique<grpc::GenericStub>(
         grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments));
-    grpc::Slice slice(request);
-    request_ = grpc::ByteBuffer(&slice, 1);
+    for (const auto& request : requests) {
+      grpc::Slice slice(request);
+      requests_.emplace_back(&slice, 1);
+    }
   }
 
   // Keeps `concurrency` calls in flight until `until`, then lets them end; counts those begun after `from`.
@@ -78,6 +95,7 @@ class Load {
     grpc::ByteBuffer response;
     grpc::Status status;
     Clock::time_point started;
+    size_t number;  // of its request
     std::unique_ptr<grpc::GenericClientAsyncResponseReader> unary;
     std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream;
     enum { kStarting, kWriting, kReading, kFinishing } state = kFinishing;
@@ -86,6 +104,7 @@ class Load {
   void start() {
     auto* call = new One;
     call->started = Clock::now();
+    call->number = next_++ % requests_.size();
     call->context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
     ++in_flight_;
     if (stream_) {
@@ -93,7 +112,7 @@ class Load {
       call->state = One::kStarting;
       call->stream->StartCall(call);
     } else {
-      call->unary = stub_->PrepareUnaryCall(&call->context, method_, request_, &queue_);
+      call->unary = stub_->PrepareUnaryCall(&call->context, method_, requests_[call->number], &queue_);
       call->unary->StartCall();
       call->unary->Finish(&call->response, &call->status, call);
     }
@@ -103,10 +122,10 @@ class Load {
     switch (call->state) {
       case One::kStarting:
         call->state = One::kWriting;
-        call->stream->WriteLast(request_, grpc::WriteOptions(), call);
+        call->stream->WriteLast(requests_[call->number], grpc::WriteOptions(), call);
         return;
       case One::kReading:
-        if (ok && call->started >= from_) check(call->response);
+        if (ok && call->started >= from_) check(*call);
         [[fallthrough]];
       case One::kWriting:
         if (ok) {
@@ -122,9 +141,10 @@ class Load {
     }
   }
 
-  void check(const grpc::ByteBuffer& response) {
+  void check(const One& call) {
     ++totals.messages;
-    if (!expected_.empty() && flatten(response) != expected_) fail("an answer differs from the expected one");
+    if (!expected_.empty() && flatten(call.response) != expected_[call.number])
+      fail("an answer differs from the expected one");
   }
 
   void fail(const std::string& why) {
@@ -138,7 +158,7 @@ class Load {
         fail(std::to_string(call->status.error_code()) + " " + call->status.error_message());
       } else {
         totals.latencies_us.push_back(std::chrono::duration<float, std::micro>(now - call->started).count());
-        if (!stream_) check(call->response);
+        if (!stream_) check(*call);
       }
     } else if (!call->status.ok()) {
       fail(std::to_string(call->status.error_code()) + " " + call->status.error_message());
@@ -148,9 +168,11 @@ class Load {
     if (now < until_) start();
   }
 
-  std::string method_, expected_;
+  std::string method_;
+  std::vector<std::string> expected_;
   bool stream_;
-  grpc::ByteBuffer request_;
+  std::vector<grpc::ByteBuffer> requests_;
+  size_t next_ = 0;
   std::unique_ptr<grpc::GenericStub> stub_;
   grpc::CompletionQueue queue_;
   Clock::time_point from_, until_;
@@ -174,17 +196,24 @@ double cpu_seconds() {
 
 int main(int argc, char** argv) {
   if (argc < 6) {
-    std::fprintf(stderr, "load_client TARGET METHOD REQUEST_FILE CONCURRENCY SECONDS [stream] [expect=FILE]\n");
+    std::fprintf(stderr, "load_client TARGET METHOD REQUEST_FILE CONCURRENCY SECONDS [stream] [framed] [expect=FILE]\n");
     return 2;
   }
-  bool stream = false;
+  bool stream = false, framed = false, expects = false;
   std::string expected;
   for (int i = 6; i < argc; ++i) {
     std::string option = argv[i];
     if (option == "stream") stream = true;
-    else if (option.rfind("expect=", 0) == 0) expected = read_file(argv[i] + 7);
+    else if (option == "framed") framed = true;
+    else if (option.rfind("expect=", 0) == 0) expected = read_file(argv[i] + 7), expects = true;
   }
-  Load load(argv[1], argv[2], read_file(argv[3]), expected, stream);
+  const auto requests = messages_of(read_file(argv[3]), framed);
+  const auto answers = expects ? messages_of(expected, framed) : std::vector<std::string>();
+  if (requests.empty() || (expects && answers.size() != requests.size())) {
+    std::fprintf(stderr, "load_client: %zu requests, %zu expected answers\n", requests.size(), answers.size());
+    return 2;
+  }
+  Load load(argv[1], argv[2], requests, answers, stream);
   const double seconds = std::atof(argv[5]);
   // The first fifth warms connection, server and caches, and is not counted.
   const auto begin = Clock::now();
