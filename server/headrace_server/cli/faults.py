@@ -10,7 +10,7 @@ import typer
 
 from headrace_server.errors import Reason, ServingError
 
-__all__ = ["FAILURE", "USAGE", "fail", "plain_failures"]
+__all__ = ["FAILURE", "USAGE", "fail", "plain_failures", "preparing"]
 
 FAILURE = 1
 USAGE = 2
@@ -39,3 +39,15 @@ def plain_failures() -> Iterator[None]:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise fail(f"{where}{error.strerror or error}") from None
+
+
+@contextmanager
+def preparing() -> Iterator[None]:
+    """As `plain_failures`, and for what preparing models may meet."""
+    from headrace_server.prepare.fault import PrepareError
+
+    with plain_failures():
+        try:
+            yield
+        except PrepareError as error:
+            raise fail(error.message, cure=error.cure) from None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headrace_server.cli.faults import FAILURE, fail, plain_failures
+from headrace_server.cli.tour_packages import HISTORY, WISH, also_needed, by_text
 
 if TYPE_CHECKING:
     from headrace_client import Classifications, Client, ModelInfo
@@ -114,6 +115,11 @@ class _Tour:
             ("Compare images by content", self._compare_photos),
             (f"Order documents by relevance: {_QUESTION!r}", self._rerank),
             (f"Recommend from a catalog of wares: {_WISH!r}", self._recommend),
+            (f"Recommend: who installs {' and '.join(HISTORY)} also needs …", lambda: also_needed(self._client)),
+            (
+                f"Recommend by a text: {WISH!r}, among what needs numpy, matplotlib left out",
+                lambda: by_text(self._client),
+            ),
             ("Tokenise a text", self._tokenize),
             ("Stream: 256 texts in messages of 16", self._stream),
         ]
