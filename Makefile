@@ -127,9 +127,15 @@ buf: $(INSTALLED)              ## buf lint, and buf breaking against the last re
 # ---------------------------------------------------------------------------------------------------------------------
 # Matrix, distributions, benchmarks
 
-.PHONY: test-matrix dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-recommend bench-catalog train-spam package-graph clean help
+.PHONY: test-matrix test-sanitize test-aarch64 dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-recommend bench-catalog train-spam package-graph clean help
 test-matrix: $(KERNELS)        ## transports and messages on the oldest and newest grpcio and protobuf
 	@BIN=$(BIN) bash tests/contract/run_matrix.sh
+
+test-sanitize: $(INSTALLED)    ## the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@BIN=$(BIN) bash kernels/sanitize.sh $(PYTEST_ARGS)
+
+test-aarch64: $(INSTALLED)     ## the kernels' tests on aarch64: cross-compiled, run by qemu-user
+	@BIN=$(BIN) bash kernels/aarch64.sh $(PYTEST_ARGS)
 
 # Peers are measured beside us in an environment of their own: no other command needs them, and they are large.
 PEERS := build/venvs/peers
@@ -184,4 +190,4 @@ clean:                         ## remove what was built, keep the environment
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 help:                          ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | while IFS=$$'\t' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */\1\t/' | while IFS=$$'\t' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done

@@ -34,6 +34,16 @@ except ModuleNotFoundError:
 
 Function = Callable[..., Any]
 
+SAMPLINGS: list[dict[str, Any]] = [
+    {"temperature": 0.0, "top_logprobs": None},
+    {"temperature": 0.0},
+    {"temperature": 0.8, "top_logprobs": None},
+    {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "top_logprobs": None},
+    {"temperature": 0.8, "top_p": 0.95, "top_logprobs": None},
+    {"temperature": 0.8, "top_p": 0.95},
+]
+"""One row of SmolLM2's vocabulary; log-probabilities cost a pass of exponentials more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -92,8 +102,34 @@ def numpy_quantize(x: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
     return np.rint(x * (np.float32(127) / peak)[:, None]).astype(np.int8), peak / np.float32(127)
 
 
+def numpy_sample(
+    logits: NDArray[np.float32],
+    *,
+    temperature: float,
+    uniform: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    top_logprobs: int | None = 0,
+) -> tuple[int, float]:
+    """A token as NumPy draws it soonest: a partition for top-k, a sort only of what top-p needs."""
+    logprob = 0.0 if top_logprobs is None else -float(np.log(np.exp(logits - logits.max()).sum()))
+    if temperature == 0:
+        return int(logits.argmax()), logprob
+    kept = np.argpartition(logits, -top_k)[-top_k:] if top_k else np.arange(logits.size)
+    terms = np.exp((logits[kept] - logits.max()) / np.float32(temperature))
+    if top_p < 1:
+        order = np.argsort(-terms)
+        sums = terms[order].cumsum()
+        order = order[: np.searchsorted(sums, top_p * sums[-1]) + 1]
+        kept, terms = kept[order], terms[order]
+    sums = terms.cumsum()
+    return int(kept[min(np.searchsorted(sums, uniform * sums[-1], side="right"), kept.size - 1)]), logprob
+
+
 def values(answer: Any) -> NDArray[np.float64]:
     """What an answer says in floats: a ranking's scores, decoded codes, or the array itself."""
+    if isinstance(answer, tuple) and isinstance(answer[0], int):
+        return np.zeros(1)  # tokens are compared in the tests; a peer orders its sums otherwise
     if isinstance(answer, tuple):
         answer = answer[1] if len(answer) == 3 else answer[0] * answer[1][:, None]
     return np.asarray(answer, dtype=np.float64)
@@ -133,6 +169,18 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
         yield case("cosine_matrix", left, right, numpy=lambda a, b: numpy_normalize(a) @ numpy_normalize(b).T)
     yield case("cosine_pairs", normal(1000, 384), normal(1000, 384), numpy=numpy_cosine_pairs)
     yield case("quantize_int8", normal(32, 384), numpy=numpy_quantize)
+    for spread, kind in ((4, "peaked"), (1, "flat")):
+        logits = normal(1, 49_152)[0] * spread
+        for how in SAMPLINGS:
+            name = f"sample_row {kind} " + ", ".join(f"{key}={value}" for key, value in how.items())
+            how = {"uniform": 0.6, **how}
+            yield Case(
+                name=name,
+                inputs=(logits,),
+                kernel=partial(kernels.sample_row, **how),
+                peers={"numpy": partial(numpy_sample, **how)},
+                truth=partial(reference.sample_row, **how),
+            )
 
 
 def described(second: Any) -> str:
@@ -168,7 +216,7 @@ def report(case: Case, seconds: dict[str, list[float]]) -> str:
 
     ours = statistics.median(seconds["headrace"])
     low, _, high = statistics.quantiles(seconds["headrace"], n=4)
-    line = f"{case.name:36} {ours * 1e6:9.1f} {low * 1e6:8.1f}-{high * 1e6:<8.1f} {error(case.kernel):8.1e}"
+    line = f"{case.name:60} {ours * 1e6:9.1f} {low * 1e6:8.1f}-{high * 1e6:<8.1f} {error(case.kernel):8.1e}"
     for name, contestant in case.peers.items():
         theirs = statistics.median(seconds[name])
         undisturbed = min(seconds[name]) / min(seconds["headrace"])
@@ -185,7 +233,7 @@ def main() -> None:
     machine = f"{os.cpu_count()} cores, {platform.machine()}, python {platform.python_version()}"
     versions = f"numpy {np.__version__}, scipy {scipy.__version__ if scipy else 'absent'}"
     print(f"isa {kernels.isa()}, {machine}, {versions}")
-    print(f"{'case':36} {'us':>9} {'quartiles':>17} {'error':>8}   peers: us, ratio (of the fastest rounds), error")
+    print(f"{'case':60} {'us':>9} {'quartiles':>17} {'error':>8}   peers: us, ratio (of the fastest rounds), error")
     for case in cases(np.random.default_rng(7)):
         if options.only in case.name:
             print(report(case, measure(case, options.rounds)), flush=True)
