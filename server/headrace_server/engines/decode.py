@@ -68,7 +68,10 @@ class DecodeState(Protocol):
         ...
 
     def decode(self, tokens: Tokens) -> Logits:
-        """Appends tokens[i] of i64[n] to slot i, for slots 0 … n−1 in one step; logits f32[n, v], as `prefill`."""
+        """Appends tokens[i] of i64[n] to slot i, for slots 0 … n−1 in one step; logits f32[n, v], as `prefill`.
+
+        Where it raises, no slot has advanced: its caller tries again with fewer.
+        """
         ...
 
     def clear(self, slot: int) -> None:

@@ -18,6 +18,7 @@ from headrace_server.engines.base import Engine
 from headrace_server.engines.decode import DecodeState
 from headrace_server.engines.devices import device_unavailable, split_device
 from headrace_server.engines.onnx import OnnxEngine
+from headrace_server.engines.onnx_copied_decode import CopiedDecode
 from headrace_server.engines.onnx_decode import SharedBufferDecode
 from headrace_server.engines.onnx_session import available_providers
 from headrace_server.errors import Reason, ServingError
@@ -101,9 +102,8 @@ def create_decode_state(model: Model, options: EngineOptions, budget: ThreadBudg
             reason=f"the weights of this graph are {precision}",
             cure=f"set precision to {precision} or auto, or serve a graph made as {options.precision}",
         )
-    if spec.cache is not CacheKind.SHARED_BUFFER:
-        raise ServingError(Reason.UNSUPPORTED, f"{spec.decoder.name}: no engine of this build copies its cache")
-    state = SharedBufferDecode(
+    kind = SharedBufferDecode if spec.cache is CacheKind.SHARED_BUFFER else CopiedDecode
+    state: DecodeState = kind(
         spec,
         num_slots=spec.policy.max_slots,
         num_threads=options.intra_op_threads or budget.num_cores,

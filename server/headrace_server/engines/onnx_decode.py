@@ -60,7 +60,7 @@ class SharedBufferDecode:
         self._options.log_severity_level = FATAL_ONLY
         inputs = {node.name: node for node in self._session.get_inputs()}
         self._past = sorted(name for name in inputs if name.startswith("past"))
-        self._present = [_present_name(name) for name in self._past]
+        self._present = [spec.names.states.get(name, "") for name in self._past]
         self._check(spec, inputs)
         self._by_lengths = "seqlens_k" in inputs
         self._has_rows = "logit_rows" in inputs
@@ -203,7 +203,7 @@ class SharedBufferDecode:
     def _check(self, spec: GenerationSpec, inputs: dict[str, Any]) -> None:
         """Raises MODEL_INVALID where the graph is not of the shape that its folder says."""
         outputs = {node.name for node in self._session.get_outputs()}
-        missing = [name for name in ("logits", *self._present) if name not in outputs]
+        missing = [name for name in ("logits", *spec.names.states.values()) if name not in outputs]
         known = {"input_ids", "seqlens_k", "total_sequence_length", "logit_rows", "attention_mask", "position_ids"}
         unknown = [name for name in inputs if name not in known and not name.startswith("past")]
         if len(self._past) != 2 * spec.num_layers:
@@ -222,13 +222,6 @@ class SharedBufferDecode:
 def _bind_input(binding: Any, name: str, array: npt.NDArray[Any]) -> None:
     """The array is read where it lies; whoever binds it keeps it."""
     binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-
-
-def _present_name(past: str) -> str:
-    """past_key_values.0.key ─▶ present.0.key"""
-    return (
-        past.replace("past_key_values", "present", 1) if "past_key_values" in past else past.replace("past", "present")
-    )
 
 
 def _as_float32(logits: npt.NDArray[Any]) -> Logits:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace_server.config import DecoderPolicy
 
-__all__ = ["CacheKind", "GenerationDefaults", "GenerationSpec"]
+__all__ = ["CacheKind", "GenerationDefaults", "GenerationSpec", "GraphNames"]
 
 
 class CacheKind(enum.Enum):
@@ -32,11 +33,35 @@ class GenerationDefaults:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GraphNames:
+    """What the inputs and outputs of graphs that copy their cache are called; the defaults are those of optimum.
+
+    states             decoder input: decoder output that is its value in the next step
+    first              decoder input: encoder output that is its first value; others begin empty
+    memory             decoder input: encoder output, the same in every step
+    fixed_after_first  states that only the first step makes (keys and values of the source)
+    source_mask        of the encoder, memory_mask of the decoder; each token is marked by `mask_of_tokens`
+    """
+
+    tokens: str = "input_ids"
+    logits: str = "logits"
+    states: Mapping[str, str] = field(default_factory=dict)
+    first: Mapping[str, str] = field(default_factory=dict)
+    memory: Mapping[str, str] = field(default_factory=dict)
+    fixed_after_first: frozenset[str] = frozenset()
+    source: str = "input_ids"
+    source_mask: str = "attention_mask"
+    memory_mask: str = "encoder_attention_mask"
+    mask_of_tokens: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationSpec:
     """A generator's shape and meaning, as read from its folder.
 
     decoder            the graph that makes tokens
     encoder            the graph that reads the source text; None: a decoder alone
+    names              of graphs that copy their cache
     context_length     positions that the model was made for
     end_ids            tokens that end a text
     decoder_start_id   first token of the new text of encoder–decoder models
@@ -47,6 +72,7 @@ class GenerationSpec:
     decoder: Path
     encoder: Path | None = None
     cache: CacheKind
+    names: GraphNames = field(default_factory=GraphNames)
     num_layers: int
     num_kv_heads: int
     head_dim: int

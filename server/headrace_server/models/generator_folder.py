@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from headrace_server.models.folder import model_invalid
-from headrace_server.models.generation import CacheKind, GenerationDefaults, GenerationSpec
-from headrace_server.models.manifest import MANIFEST_NAME
+from headrace_server.models.generation import CacheKind, GenerationDefaults, GenerationSpec, GraphNames
+from headrace_server.models.manifest import MANIFEST_NAME, EncoderDecoderSection
 from headrace_server.models.signature import TensorSpec
 from headrace_server.models.source import Source, integer
 
@@ -24,12 +24,14 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cl
 
 
 def is_generator(source: Source) -> bool:
-    """Whether the graph keeps past keys and values."""
-    return any(spec.name.startswith("past") for spec in source.inputs)
+    """Whether the graph keeps past keys and values, or the manifest says what it keeps."""
+    return source.manifest.encoder_decoder is not None or any(spec.name.startswith("past") for spec in source.inputs)
 
 
 def read_generator(source: Source) -> GenerationSpec:
     """What the folder says of its decoder. Raises MODEL_INVALID where it is no decoder that can be served."""
+    if source.manifest.encoder_decoder is not None:
+        return _named_by_manifest(source, source.manifest.encoder_decoder)
     past = [spec for spec in source.inputs if spec.name.startswith("past")]
     if not all(len(spec.shape) == 4 for spec in past) or len(past) % 2:
         raise model_invalid(
@@ -40,15 +42,19 @@ def read_generator(source: Source) -> GenerationSpec:
     config, file = _model_config(source)
     settings = source.files.read_optional_json("generation_config.json")
     cache = _cache(source)
+    encoder = _encoder(source)
     spec = GenerationSpec(
         decoder=source.files.path(source.graph),
+        encoder=None if encoder is None else source.files.path(encoder),
         cache=cache,
+        names=_names(source, past, encoder),
         num_layers=len(past) // 2,
         num_kv_heads=_dimension(past[0], 1, config, ("num_key_value_heads", "num_attention_heads", "n_head"), file),
         head_dim=_dimension(past[0], 3, config, ("head_dim", "head_size"), file),
         vocabulary_size=_vocabulary_size(source, config, file),
         context_length=_context_length(config, file),
         end_ids=_end_ids(settings, "generation_config.json") or _end_ids(config, file),
+        decoder_start_id=_start_id(settings, config, file),
         chat_template=_chat_template(source),
         special_tokens=_special_tokens(source),
         defaults=_defaults(settings),
@@ -100,6 +106,71 @@ def _dimension(spec: TensorSpec, axis: int, config: Mapping[str, Any], keys: tup
     if axis == 3 and hidden and heads:
         return hidden // heads
     raise model_invalid(f"{file}: {keys[0]}: missing, and the graph leaves it open")
+
+
+def _encoder(source: Source) -> str | None:
+    """The encoder's graph beside the decoder's; None for a decoder alone."""
+    if not any(spec.name == "encoder_hidden_states" for spec in source.inputs):
+        return None
+    wanted = source.graph.replace("decoder_model_merged", "encoder_model").replace("decoder_model", "encoder_model")
+    if wanted == source.graph or wanted not in source.files:
+        raise model_invalid(f"{source.graph} reads encoder_hidden_states, but there is no {wanted}; copy the export")
+    return wanted
+
+
+def _names(source: Source, past: list[TensorSpec], encoder: str | None) -> GraphNames:
+    states = {spec.name: _present(spec.name) for spec in past}
+    if encoder is None:
+        return GraphNames(states=states)
+    return GraphNames(
+        states=states,
+        memory={"encoder_hidden_states": "last_hidden_state"},
+        fixed_after_first=frozenset(name for name in states if ".encoder." in name),
+    )
+
+
+def _start_id(settings: Mapping[str, Any], config: Mapping[str, Any], file: str) -> int | None:
+    found = integer(settings, "decoder_start_token_id", "generation_config.json")
+    return integer(config, "decoder_start_token_id", file) if found is None else found
+
+
+def _named_by_manifest(source: Source, section: EncoderDecoderSection) -> GenerationSpec:
+    logits = source.output(section.logits, "encoder_decoder.logits")
+    if not logits.shape or logits.shape[-1] < 1:
+        raise model_invalid(f"{MANIFEST_NAME}: encoder_decoder.logits: {logits}, its last size must be the vocabulary")
+    if "tokenizer.json" not in source.files:
+        raise model_invalid("a text generator without tokenizer.json; save the model's fast tokenizer there")
+    spec = GenerationSpec(
+        decoder=source.files.path(source.graph),
+        encoder=source.files.path(section.encoder),
+        cache=CacheKind.COPIED,
+        names=GraphNames(
+            tokens=section.tokens,
+            logits=section.logits,
+            states=section.states,
+            first=section.first,
+            memory=section.memory,
+            source=section.source,
+            source_mask=section.source_mask,
+            mask_of_tokens=int(section.mask_marks == "tokens"),
+        ),
+        num_layers=0,
+        num_kv_heads=0,
+        head_dim=0,
+        vocabulary_size=logits.shape[-1],
+        context_length=section.max_length,
+        end_ids=frozenset(section.end_ids),
+        decoder_start_id=section.start_id,
+        defaults=GenerationDefaults(num_beams=section.num_beams, length_penalty=section.length_penalty),
+        policy=source.decoder,
+    )
+    _take_notes(source, spec)
+    return spec
+
+
+def _present(past: str) -> str:
+    """past_key_values.0.key ─▶ present.0.key"""
+    return past.replace("past_key_values", "present").replace("past", "present")
 
 
 def _vocabulary_size(source: Source, config: Mapping[str, Any], file: str) -> int:
@@ -179,11 +250,15 @@ def _defaults(settings: Mapping[str, Any]) -> GenerationDefaults:
 
 
 def _take_notes(source: Source, spec: GenerationSpec) -> None:
+    if spec.encoder is not None:
+        source.notes.append(
+            f"an encoder–decoder: {spec.encoder.name} reads the text, {spec.decoder.name} writes the new one"
+        )
     source.notes.append(
         "keys and values stay in one memory that attention writes in place"
         if spec.cache is CacheKind.SHARED_BUFFER
-        else "the graph copies its past keys and values in every step, and sequences run one by one: slower than an"
-        " export with GroupQueryAttention"
+        else "the graph copies its past in every step, and sequences run one by one: slower than an export with"
+        " GroupQueryAttention"
     )
     source.notes.append(
         f"up to {spec.max_length} tokens a sequence, of the {spec.context_length} the model was made for"

@@ -15,6 +15,7 @@
     [prompts]    NAME = "text put before the input";  default_prompt = "NAME" at the top
     [engine]     as config.EngineOptions        [batching]  as config.BatchPolicy
     [decoder]    of text generators, as config.DecoderPolicy
+    [encoder_decoder]  what graphs are called that no exporter named: see EncoderDecoderSection
 
 An unknown key is an error that names it and the nearest valid one.
 """
@@ -38,6 +39,7 @@ __all__ = [
     "Activation",
     "BatchingSection",
     "DecoderSection",
+    "EncoderDecoderSection",
     "EngineSection",
     "FeatureSection",
     "ImageSection",
@@ -169,6 +171,30 @@ class DecoderSection(_Section, frozen=True):
         return DecoderPolicy(**_over(self, defaults))
 
 
+class EncoderDecoderSection(_Section, frozen=True):
+    """An encoder's and a decoder's graph by their own names; `graph` at the top of the manifest is the decoder's.
+
+    states  decoder input = decoder output that is its value in the next step
+    first   decoder input = encoder output that is its first value
+    memory  decoder input = encoder output, the same in every step
+    """
+
+    encoder: str
+    start_id: int
+    end_ids: tuple[int, ...]
+    max_length: int
+    tokens: str = "input_ids"
+    logits: str = "logits"
+    source: str = "input_ids"
+    source_mask: str = "attention_mask"
+    mask_marks: Literal["tokens", "padding"] = "tokens"
+    states: dict[str, str] = {}
+    first: dict[str, str] = {}
+    memory: dict[str, str] = {}
+    num_beams: int = 1
+    length_penalty: float = 1.0
+
+
 class Manifest(_Section, frozen=True):
     """The whole file; `Manifest()` is that of a folder without one."""
 
@@ -188,6 +214,7 @@ class Manifest(_Section, frozen=True):
     engine: EngineSection = EngineSection()
     batching: BatchingSection = BatchingSection()
     decoder: DecoderSection = DecoderSection()
+    encoder_decoder: EncoderDecoderSection | None = None
 
 
 def parse_manifest(text: bytes) -> Manifest:

@@ -18,7 +18,16 @@ __all__ = ["LoadDefaults", "Source", "choose_graph", "integer", "open_source", "
 
 _MAX_MANIFEST_BYTES = 1024 * 1024
 # The order in which one of several graphs is chosen, the unquantised export first; then by name.
-_PREFERRED = ("model.onnx", "onnx/model.onnx", "model_quantized.onnx", "onnx/model_quantized.onnx")
+_PREFERRED = (
+    "model.onnx",
+    "onnx/model.onnx",
+    "model_quantized.onnx",
+    "onnx/model_quantized.onnx",
+    "decoder_model_merged.onnx",
+    "onnx/decoder_model_merged.onnx",
+    "decoder_model_merged_quantized.onnx",
+    "onnx/decoder_model_merged_quantized.onnx",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
