@@ -85,6 +85,17 @@ def test_adversarial_orders_of_rows_change_nothing(order: str, rng: np.random.Ge
     assert_exact(vectors, np.repeat(query, 9, axis=0), 10)
 
 
+@pytest.mark.parametrize("order", ["ascending", "descending", "equal"])
+def test_rows_sampled_for_a_threshold_are_answered_once(order: str, rng: np.random.Generator) -> None:
+    """A thread's share of so many rows is sampled before it is scanned."""
+    vectors, query = rng.standard_normal((70_000, 4), dtype=np.float32), rng.standard_normal((1, 4), dtype=np.float32)
+    by_score = np.argsort(vectors @ query[0], kind="stable")
+    rows = np.repeat(vectors[:7], 10_000, axis=0) if order == "equal" else vectors[by_score]
+    rows = np.ascontiguousarray(rows[::-1] if order == "descending" else rows)
+    assert_exact(rows, query, 12)
+    assert_exact(rows, np.repeat(query, 3, axis=0), 12)
+
+
 def test_candidates_past_their_buffer_fall_back_to_an_exact_scan(rng: np.random.Generator) -> None:
     vectors = np.repeat(rng.standard_normal((1, 12), dtype=np.float32), 60_000, axis=0)
     report = assert_exact(vectors, rng.standard_normal((1, 12), dtype=np.float32), 3)

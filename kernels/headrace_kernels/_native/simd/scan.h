@@ -14,7 +14,7 @@
 #define SCAN_BLOCK 16   /* rows of one block */
 #define SCAN_STEP 4     /* blocks that are scanned side by side: n is padded to SCAN_BLOCK * SCAN_STEP */
 #define SCAN_QUERIES 32 /* most queries of one pass */
-#define SCAN_LANE 8     /* queries of one register tile, and f64 lanes of a score */
+#define SCAN_LANE 8     /* queries of one tile of codes, and f64 lanes of a score */
 
 typedef struct {
     ptrdiff_t num_rows, num_blocks; /* blocks are padded with zero rows to a multiple of SCAN_STEP */
@@ -35,9 +35,10 @@ static inline ptrdiff_t block_bytes(const hr_items *items) { return 64 * items->
  * codes). With width 0 the value is the score. */
 typedef struct {
     float threshold; /* a value below it cannot be among the k best */
-    int32_t count, trigger, capacity;
+    int32_t count, trigger;
     ptrdiff_t k;
-    uint64_t *keys; /* (value, ~row), ordered as scores are and by row among equals */
+    uint64_t *keys;  /* (value, ~row), ordered as scores are and by row among equals */
+    int32_t *floors; /* of each key: the least that the row's value less its width may be, as an ordered integer */
     int grown;      /* keys were allocated for this one alone */
     int overflow;   /* more candidates than are worth keeping: the query needs an exact scan */
     double width;
@@ -75,13 +76,14 @@ typedef struct {
     void (*rows)(const hr_items *items, const double *query, ptrdiff_t first, ptrdiff_t last, hr_best *best);
     /* Exact scores of the rows named. */
     void (*gather)(const hr_items *items, const double *query, const int32_t *rows, ptrdiff_t count, float *scores);
-    /* f32 sums for num_tiles * 8 queries, f32[num_tiles][stride][8]; scratch holds 32 * stride floats. */
-    void (*tiles)(const hr_items *items, const float *queries, int num_tiles, ptrdiff_t first, ptrdiff_t last,
-                  hr_best *best, float *scratch);
+    /* f32 sums for f32[ceil(num_queries / tile_queries)][stride][tile_queries], zero-padded. */
+    void (*tiles)(const hr_items *items, const float *queries, int num_queries, ptrdiff_t first, ptrdiff_t last,
+                  hr_best *best);
     /* Upper bounds from codes, for one query and for several. */
     void (*codes)(const hr_items *items, const hr_code_query *query, ptrdiff_t first, ptrdiff_t last, hr_best *best);
     void (*code_tiles)(const hr_items *items, const hr_code_batch *batch, ptrdiff_t first, ptrdiff_t last,
                        hr_best *best);
+    int tile_queries;
     int prefers_codes; /* whether codes are the faster way to the same answer */
 } hr_scan;
 

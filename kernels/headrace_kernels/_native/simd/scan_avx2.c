@@ -21,21 +21,6 @@ INLINE void d8_score4(d8 a, d8 b, d8 c, d8 d, float *out) {
                    _mm256_add_pd(d.low, d.high), out);
 }
 
-INLINE void fill_panel(const float *rows, ptrdiff_t stride, float *panel) {
-    for (ptrdiff_t r = 0; r < 16; r += 4)
-        for (ptrdiff_t j = 0; j < stride; j += 4) {
-            const float *x = rows + r * stride + j;
-            float *y = panel + j * 16 + r;
-            __m128 a = _mm_load_ps(x), b = _mm_load_ps(x + stride), c = _mm_load_ps(x + 2 * stride),
-                   d = _mm_load_ps(x + 3 * stride);
-            _MM_TRANSPOSE4_PS(a, b, c, d);
-            _mm_storeu_ps(y, a);
-            _mm_storeu_ps(y + 16, b);
-            _mm_storeu_ps(y + 32, c);
-            _mm_storeu_ps(y + 48, d);
-        }
-}
-
 #include "scan_body.h"
 
 /* u8 x s8 pairs do not fit the 16 bits that vpmaddubsw has, so both are widened first. */
@@ -87,7 +72,7 @@ void hr_scan_codes_avx2(const hr_items *items, const hr_code_query *query, ptrdi
     }
 }
 
-const hr_scan hr_scan_avx2 = {"avx2", scan_rows, gather_rows, scan_tiles, hr_scan_codes_avx2, NULL, 1};
+const hr_scan hr_scan_avx2 = {"avx2", scan_rows, gather_rows, scan_tiles, hr_scan_codes_avx2, NULL, TILE_QUERIES, 1};
 
 #include "vector_end.h"
 #endif

@@ -14,16 +14,17 @@ void hr_gather_rows_avx512(const hr_items *items, const double *query, const int
     gather_rows(items, query, rows, count, scores);
 }
 
-void hr_scan_tiles_avx512(const hr_items *items, const float *queries, int num_tiles, ptrdiff_t first,
-                          ptrdiff_t last, hr_best *best, float *panel) {
-    scan_tiles(items, queries, num_tiles, first, last, best, panel);
+void hr_scan_tiles_avx512(const hr_items *items, const float *queries, int num_queries, ptrdiff_t first,
+                          ptrdiff_t last, hr_best *best) {
+    scan_tiles(items, queries, num_queries, first, last, best);
 }
 
 /* Without VNNI a wider vector gains nothing on codes: memory is the limit. */
 void hr_scan_codes_avx2(const hr_items *items, const hr_code_query *query, ptrdiff_t first, ptrdiff_t last,
                         hr_best *best);
 
-const hr_scan hr_scan_avx512 = {"avx512", scan_rows, gather_rows, scan_tiles, hr_scan_codes_avx2, NULL, 1};
+const hr_scan hr_scan_avx512 = {"avx512", scan_rows, gather_rows, scan_tiles, hr_scan_codes_avx2, NULL,
+                                TILE_QUERIES, 1};
 
 #include "vector_end.h"
 #endif

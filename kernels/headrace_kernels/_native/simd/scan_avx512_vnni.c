@@ -114,11 +114,11 @@ void hr_scan_code_tiles_vnni(const hr_items *items, const hr_code_batch *batch, 
 void hr_scan_rows_avx512(const hr_items *items, const double *query, ptrdiff_t first, ptrdiff_t last, hr_best *best);
 void hr_gather_rows_avx512(const hr_items *items, const double *query, const int32_t *rows, ptrdiff_t count,
                            float *scores);
-void hr_scan_tiles_avx512(const hr_items *items, const float *queries, int num_tiles, ptrdiff_t first,
-                          ptrdiff_t last, hr_best *best, float *panel);
+void hr_scan_tiles_avx512(const hr_items *items, const float *queries, int num_queries, ptrdiff_t first,
+                          ptrdiff_t last, hr_best *best);
 
 const hr_scan hr_scan_avx512_vnni = {"avx512_vnni",        hr_scan_rows_avx512, hr_gather_rows_avx512,
-                                     hr_scan_tiles_avx512, hr_scan_codes_vnni,  hr_scan_code_tiles_vnni, 1};
+                                     hr_scan_tiles_avx512, hr_scan_codes_vnni,  hr_scan_code_tiles_vnni, 2 * LANES, 1};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -26,7 +26,7 @@ void hr_select_keys(uint64_t *keys, ptrdiff_t n, ptrdiff_t k) {
         uint64_t sample[3];
         for (int i = 0; i < 3; ++i) {
             noise = noise * 6364136223846793005u + 1442695040888963407u;
-            sample[i] = keys[low + (ptrdiff_t)((noise >> 33) % (uint64_t)(high - low + 1))];
+            sample[i] = keys[low + (ptrdiff_t)((noise >> 32) * (uint64_t)(high - low + 1) >> 32)];
         }
         if (sample[0] < sample[1]) swap(&sample[0], &sample[1]);
         if (sample[1] < sample[2]) swap(&sample[1], &sample[2]);
@@ -63,44 +63,58 @@ void hr_sort_keys(uint64_t *keys, ptrdiff_t n) {
     }
 }
 
-static double lower_bound(const hr_best *best, uint64_t key) {
-    const int32_t row = row_of(key);
+/* Below value - width * scale by more than f32 can round: 2^-24 of it, or half of the least denormal. */
+static int32_t floor_of(const hr_best *best, float value, ptrdiff_t row) {
+    if (best->width == 0.0) return order_of(value);
     const double scale = best->scales ? best->scales[(row >> 4) * best->scale_stride + (row & 15)] : 1.0;
-    return (double)value_of(key) - best->width * scale;
+    const double bound = (double)value - best->width * scale;
+    return order_of((float)(bound - fabs(bound) * 0x1p-23 - 1e-44));
 }
 
-static float rounded_down(double x) {
-    const float y = (float)x;
-    return (double)y > x ? nextafterf(y, -INFINITY) : y;
+static int32_t count_reaching(const int32_t *floors, int32_t n, int32_t least) {
+    int32_t count = 0;
+    for (int32_t i = 0; i < n; ++i) count += floors[i] >= least;
+    return count;
 }
 
-static void prune_bounds(hr_best *best, uint64_t *bounds) {
-    for (int32_t i = 0; i < best->count; ++i)
-        bounds[i] = key_of(rounded_down(lower_bound(best, best->keys[i])), 0);
-    hr_select_keys(bounds, best->count, best->k);
-    const float reached = value_of(bounds[best->k - 1]);
-    if (reached > best->threshold) best->threshold = reached;
-    int32_t kept = 0;
-    for (int32_t i = 0; i < best->count; ++i)
-        if (value_of(best->keys[i]) >= best->threshold) best->keys[kept++] = best->keys[i];
-    best->count = kept;
+/* The largest integer that at least k floors reach, and perhaps a lower one that just k of them reach; `least` where
+ * fewer reach even that. Halving an interval needs no order of the floors and no branch on them. */
+static int32_t reached_by(const int32_t *floors, int32_t n, ptrdiff_t k, int32_t least) {
+    int32_t low = least, high = INT32_MIN, reaching = count_reaching(floors, n, least);
+    for (int32_t i = 0; i < n; ++i) high = floors[i] > high ? floors[i] : high;
+    if (reaching < k) return least;
+    /* At least k reach `low`; fewer than k, or few enough to stop, reach more than `high`. */
+    while (low < high && reaching > k) {
+        const int32_t middle = high - (int32_t)(((uint32_t)high - (uint32_t)low) / 2);
+        const int32_t count = count_reaching(floors, n, middle);
+        if (count >= k) {
+            low = middle;
+            reaching = count;
+        } else {
+            high = middle - 1;
+        }
+    }
+    return low;
 }
 
 void hr_best_prune(hr_best *best) {
     if (best->count < best->k) return;
-    if (best->width == 0.0) {
-        hr_select_keys(best->keys, best->count, best->k);
-        best->count = (int32_t)best->k;
-        best->threshold = value_of(best->keys[best->k - 1]);
-        return;
+    const int32_t reached = reached_by(best->floors, best->count, best->k, order_of(best->threshold));
+    const float threshold = of_order(reached);
+    if (threshold > best->threshold) best->threshold = threshold;
+    int32_t kept = 0;
+    for (int32_t i = 0; i < best->count; ++i) {
+        const uint64_t key = best->keys[i];
+        best->keys[kept] = key;
+        best->floors[kept] = best->floors[i];
+        kept += value_of(key) >= best->threshold;
     }
-    uint64_t few[512], *bounds = few;
-    if (best->count > 512 && !(bounds = malloc((size_t)best->count * sizeof *bounds))) {
-        best->overflow = 1;
-        return;
-    }
-    prune_bounds(best, bounds);
-    if (bounds != few) free(bounds);
+    best->count = kept;
+    /* Of many rows with the k-th score the lower ones stay. */
+    if (best->width != 0.0 || kept <= best->k || 2 * (int64_t)kept <= best->trigger) return;
+    hr_select_keys(best->keys, kept, best->k);
+    best->count = (int32_t)best->k;
+    for (int32_t i = 0; i < best->count; ++i) best->floors[i] = order_of(value_of(best->keys[i]));
 }
 
 /* Makes room for a block's worth of keys, or gives the query up. */
@@ -108,17 +122,20 @@ static void make_room(hr_best *best) {
     hr_best_prune(best);
     if (best->overflow || 2 * (int64_t)best->count <= best->trigger) return;
     const int64_t most = 4 * (int64_t)best->k + MAX_CANDIDATES, wanted = 2 * (int64_t)best->trigger;
-    uint64_t *keys = wanted <= most ? malloc((size_t)(wanted + SCAN_BLOCK) * sizeof *keys) : NULL;
+    const size_t capacity = (size_t)wanted + SCAN_BLOCK;
+    uint64_t *keys = wanted <= most ? malloc(capacity * HR_CANDIDATE_BYTES) : NULL;
     if (!keys) {
         /* A buffer that stays nearly full would be pruned at every step. */
         best->overflow = best->width != 0.0 && 4 * (int64_t)best->count > 3 * (int64_t)best->trigger;
         return;
     }
+    int32_t *floors = (int32_t *)(keys + capacity);
     memcpy(keys, best->keys, (size_t)best->count * sizeof *keys);
+    memcpy(floors, best->floors, (size_t)best->count * sizeof *floors);
     if (best->grown) free(best->keys);
     best->keys = keys;
+    best->floors = floors;
     best->grown = 1;
-    best->capacity = (int32_t)(wanted + SCAN_BLOCK);
     best->trigger = (int32_t)wanted;
 }
 
@@ -143,6 +160,7 @@ void hr_best_push(hr_best *best, ptrdiff_t first, const float *values, unsigned 
         if (!(values[lane] >= best->threshold) || row >= best->num_rows) continue;
         if (best->allowed && !(best->allowed[row >> 6] >> (row & 63) & 1)) continue;
         if (best->num_excluded && is_excluded(best, row)) continue;
+        best->floors[best->count] = floor_of(best, values[lane], row);
         best->keys[best->count++] = key_of(values[lane], (int32_t)row);
     }
     if (best->count >= best->trigger) make_room(best);

@@ -1,14 +1,15 @@
 /* Scans of f32 rows: exact scores for one query, bounded ones for several at once.
  *
  * Each variant's file gives, before it includes this: `d8`, eight f64 sums, with d8_zero, d8_add_products(sums, eight
- * f32, eight f64) and d8_score4(four sums, out); and `fill_panel(rows, stride, panel)`, which turns PANEL_ROWS rows
- * into panel[stride][PANEL_ROWS].
+ * f32, eight f64) and d8_score4(four sums, out).
  */
 #include "kernels.h"
 #include "scan.h"
 
-#define PANEL_ROWS (2 * LANES)
-#define AHEAD_BYTES 4096 /* how far ahead of a scan memory is asked for */
+#include <math.h>
+
+#define AHEAD_BYTES 4096      /* how far ahead of a scan memory is asked for */
+#define TILE_AHEAD_BYTES 4096 /* the same for tiles, rounded up to whole groups of rows */
 #define PREFETCH(address) __builtin_prefetch((const void *)(address), 0, 3)
 
 INLINE unsigned reaching(const float *values, float threshold) {
@@ -91,65 +92,91 @@ static void gather_rows(const hr_items *items, const double *query, const int32_
     }
 }
 
-/* PANEL_ROWS rows by TILE_WIDTH queries in registers; the sums are named because GCC keeps an array of them in
- * memory. A sum runs along the row in order, so its error is at most that of `stride` roundings. */
+/* A group of rows by two vectors of queries in registers: a row's elements are broadcast, so that rows stay as they
+ * are. The sums are named because GCC keeps an array of them in memory. A sum runs along the row in order, so its
+ * error is at most that of `stride` roundings. */
+#define TILE_QUERIES (2 * LANES)
 #if LANES == 16
-#define TILE_WIDTH 8
-#define EACH_QUERY(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
+#define GROUP_ROWS 8
+#define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 #else
-#define TILE_WIDTH 4
-#define EACH_QUERY(DO) DO(0) DO(1) DO(2) DO(3)
+#define GROUP_ROWS 4
+#define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3)
 #endif
-#define SUM_ZERO(q) vf low##q = vf_set(0.0f), high##q = low##q;
-#define SUM_STEP(q)                               \
-    {                                             \
-        const vf y = vf_set(query[q]);            \
-        low##q = vf_fma(x0, y, low##q);           \
-        high##q = vf_fma(x1, y, high##q);         \
+#define SUM_ZERO(r) vf low##r = vf_set(0.0f), high##r = low##r;
+#define SUM_LOW(r) low##r = vf_fma(vf_set(at[r * stride]), y0, low##r);
+#define SUM_BOTH(r)                              \
+    {                                            \
+        const vf value = vf_set(at[r * stride]); \
+        low##r = vf_fma(value, y0, low##r);      \
+        high##r = vf_fma(value, y1, high##r);    \
     }
-#define SUM_CHECK(q) check_panel(low##q, high##q, row, best + q);
+#define SUM_STEP(step)                                              \
+    {                                                               \
+        const float *at = x + (step);                               \
+        const vf y0 = vf_load(query + (step) * TILE_QUERIES);       \
+        const vf y1 = vf_load(query + (step) * TILE_QUERIES + LANES); \
+        if (both) {                                                 \
+            EACH_ROW(SUM_BOTH)                                      \
+        } else {                                                    \
+            EACH_ROW(SUM_LOW)                                       \
+        }                                                           \
+    }
+#define SUM_CHECK(r) check_sums(low##r, high##r, row + r, bars, best);
 
-INLINE void check_panel(vf low, vf high, ptrdiff_t row, hr_best *best) {
-    const vf bar = vf_set(best->threshold);
-    const unsigned mask = bits_not_less(low, bar) | bits_not_less(high, bar) << LANES;
+/* One row's sums with the queries of a tile. */
+INLINE void check_sums(vf low, vf high, ptrdiff_t row, float *bars, hr_best *best) {
+    unsigned mask = bits_not_less(low, vf_load(bars)) | bits_not_less(high, vf_load(bars + LANES)) << LANES;
     if (__builtin_expect(mask != 0, 0)) {
-        float values[PANEL_ROWS];
+        float values[TILE_QUERIES];
         vf_store(values, low);
         vf_store(values + LANES, high);
-        for (int i = 0; i < PANEL_ROWS; i += SCAN_BLOCK) {
-            const unsigned part = mask >> i & 0xffff;
-            if (part) hr_best_push(best, row + i, values + i, part);
+        for (; mask; mask &= mask - 1) {
+            const int q = __builtin_ctz(mask);
+            hr_best_push(best + q, row, values + q, 1);
+            bars[q] = best[q].threshold;
         }
     }
 }
 
-static void scan_tiles(const hr_items *items, const float *queries, int num_tiles, ptrdiff_t first, ptrdiff_t last,
-                       hr_best *best, float *panel) {
-    const ptrdiff_t stride = items->stride, panel_bytes = PANEL_ROWS * stride * (ptrdiff_t)sizeof(float);
-    const int parts = num_tiles * (SCAN_LANE / TILE_WIDTH);
-    /* The next panel's lines are asked for evenly, every other step of every tile. */
-    const ptrdiff_t lines = (panel_bytes / 64 + parts * (stride / 2) - 1) / (parts * (stride / 2));
-    for (ptrdiff_t row = first * SCAN_BLOCK; row < last * SCAN_BLOCK; row += PANEL_ROWS) {
-        const char *next = (const char *)(items->rows + row * stride) + panel_bytes;
-        const char *end = next + panel_bytes;
-        fill_panel(items->rows + row * stride, stride, panel);
-        for (int part = 0; part < parts; ++part) {
-            hr_best *const bests = best;
-            const float *query = queries + (part * TILE_WIDTH / SCAN_LANE) * stride * SCAN_LANE +
-                                 part * TILE_WIDTH % SCAN_LANE;
-            const float *x = panel;
-            EACH_QUERY(SUM_ZERO)
-            for (ptrdiff_t j = 0; j < stride; j += 2) {
-                for (ptrdiff_t line = 0; line < lines && next < end; ++line, next += 64) PREFETCH(next);
-                for (int half = 0; half < 2; ++half, x += PANEL_ROWS, query += SCAN_LANE) {
-                    const vf x0 = vf_load(x), x1 = vf_load(x + LANES);
-                    EACH_QUERY(SUM_STEP)
-                }
-            }
-            {
-                hr_best *const best = bests + part * TILE_WIDTH;
-                EACH_QUERY(SUM_CHECK)
-            }
+INLINE void scan_tile(const float *x, ptrdiff_t stride, const float *query, int both, ptrdiff_t row, ptrdiff_t ahead,
+                      float *bars, hr_best *best) {
+    const float *const end = x + stride;
+    ptrdiff_t half = 0, other = GROUP_ROWS / 2 * stride;
+    EACH_ROW(SUM_ZERO)
+    for (; x < end; x += SCAN_LANE, query += SCAN_LANE * TILE_QUERIES) {
+        /* Sixteen steps use up a line of each row: the lines of rows to come are asked for one at a time. */
+        const float *later = x + half;
+        SUM_STEP(0)
+        PREFETCH((const char *)later + ahead);
+        SUM_STEP(1)
+        SUM_STEP(2)
+        PREFETCH((const char *)(later + stride) + ahead);
+        SUM_STEP(3)
+        SUM_STEP(4)
+        if (GROUP_ROWS > 4) PREFETCH((const char *)(later + 2 * stride) + ahead);
+        SUM_STEP(5)
+        SUM_STEP(6)
+        if (GROUP_ROWS > 4) PREFETCH((const char *)(later + 3 * stride) + ahead);
+        SUM_STEP(7)
+        half = other - half;
+    }
+    EACH_ROW(SUM_CHECK)
+}
+
+static void scan_tiles(const hr_items *items, const float *queries, int num_queries, ptrdiff_t first, ptrdiff_t last,
+                       hr_best *best) {
+    const ptrdiff_t stride = items->stride, group = GROUP_ROWS * stride;
+    const ptrdiff_t ahead = (TILE_AHEAD_BYTES / 4 + group - 1) / group * group * (ptrdiff_t)sizeof(float);
+    float bars[SCAN_QUERIES];
+    for (int q = 0; q < num_queries; ++q) bars[q] = best[q].threshold;
+    for (int q = num_queries; q < SCAN_QUERIES; ++q) bars[q] = INFINITY;
+    for (ptrdiff_t row = first * SCAN_BLOCK; row < last * SCAN_BLOCK; row += GROUP_ROWS) {
+        const float *x = items->rows + row * stride;
+        for (int at = 0; at < num_queries; at += TILE_QUERIES) {
+            const float *query = queries + at * stride;
+            if (num_queries - at > LANES) scan_tile(x, stride, query, 1, row, ahead, bars + at, best + at);
+            else scan_tile(x, stride, query, 0, row, ahead, bars + at, best + at);
         }
     }
 }

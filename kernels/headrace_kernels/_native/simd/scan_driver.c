@@ -4,7 +4,10 @@
  *     request ─▶ groups of 32 ─▶ pass: chunks × threads ─▶ candidates ─▶ exact scores ─▶ k best
  *                                     (rows, tiles, codes)          └─ too many: the query is scanned exactly
  *
- * Chunks are visited in a scattered order: where rows are sorted by score, a scan in order would keep them all.
+ * Each thread has a share of the rows, so that a catalog which the caches of the cores hold together stays there from
+ * one call to the next, and takes from the others' shares when it is through. It first looks at a few rows here and
+ * there, which makes a threshold and nothing else, and visits its chunks in a scattered order: where rows are sorted by
+ * score, a scan in order would keep them all. After each chunk threads tell each other how far they are.
  */
 #include "scan_best.h"
 #include "scan_pack.h"
@@ -22,7 +25,15 @@
 #define CHOSEN_CHUNK 2048    /* rows of an allow-list */
 #define LEAST_CODE_SCALE 1e-10 /* below, scores may round to denormals by more than the slack */
 #define MOST_TILE_STRIDE 131072 /* longer f32 sums pass the bound's factor */
+#define SAMPLE_PIECES 32 /* of SCAN_STEP blocks, over a thread's share */
+#define SAMPLE_SHARE 16  /* smaller shares than so many times the sample have none */
 #define GROUP_KEYS (1 << 20) /* candidates' buffers of a group stay modest for any k */
+
+/* A thread's chunks: first, ..., first + count - 1, in the order of turn * step % count. */
+typedef struct {
+    _Alignas(64) _Atomic ptrdiff_t next;
+    ptrdiff_t first, count, step;
+} share;
 
 typedef struct {
     const hr_scan *kernels;
@@ -33,9 +44,10 @@ typedef struct {
     hr_queries queries;
     hr_best *bests;   /* [num_slots][num_padded] */
     uint64_t *keys;
-    float *panels;    /* [num_slots][2 SCAN_BLOCK stride] */
-    ptrdiff_t chunk, num_chunks, chunk_step;
-    _Atomic ptrdiff_t next_chunk, next_query;
+    ptrdiff_t chunk, num_chunks;
+    share *shares; /* [num_slots] */
+    _Atomic int32_t reached[SCAN_QUERIES]; /* the highest threshold of any thread, as an ordered integer */
+    _Atomic ptrdiff_t next_query;
     _Atomic int64_t num_candidates;
     _Atomic int short_of_memory;
     uint8_t overflow[SCAN_QUERIES];
@@ -53,7 +65,7 @@ static ptrdiff_t common_divisor(ptrdiff_t a, ptrdiff_t b) {
     return a;
 }
 
-static float rounded_down(double x) {
+static float rounded_down(double x) { /* to f32 */
     if (x < -FLT_MAX) return -INFINITY;
     const float y = (float)x;
     return (double)y > x ? nextafterf(y, -INFINITY) : y;
@@ -83,8 +95,7 @@ static void scan_chunk(scan_pass *pass, int slot, ptrdiff_t first, ptrdiff_t las
     if (pass->request->chosen) {
         scan_chosen(pass, first, last, bests);
     } else if (pass->way == BY_TILES) {
-        float *panel = pass->panels + slot * 2 * SCAN_BLOCK * items->stride;
-        kernels->tiles(items, queries->tiles, queries->num_tiles, first, last, bests, panel);
+        kernels->tiles(items, queries->tiles, queries->num_queries, first, last, bests);
     } else if (pass->way == BY_CODE_TILES) {
         kernels->code_tiles(items, &queries->batch, first, last, bests);
     } else {
@@ -94,14 +105,48 @@ static void scan_chunk(scan_pass *pass, int slot, ptrdiff_t first, ptrdiff_t las
     }
 }
 
+/* Rows here and there of a share: what they reach the k best reach too. They are met again by the scan. */
+static void sample_share(scan_pass *pass, int slot) {
+    const share *mine = pass->shares + slot;
+    const ptrdiff_t total = pass->items->num_blocks, first = mine->first * pass->chunk;
+    const ptrdiff_t count = smaller(mine->count * pass->chunk, total - first);
+    const ptrdiff_t step = count / SAMPLE_PIECES / SCAN_STEP * SCAN_STEP;
+    if (pass->request->chosen || step < SAMPLE_SHARE * SCAN_STEP) return;
+    for (ptrdiff_t piece = 0; piece < SAMPLE_PIECES; ++piece)
+        scan_chunk(pass, slot, first + piece * step, first + piece * step + SCAN_STEP);
+    for (int q = 0; q < pass->queries.num_queries; ++q) {
+        hr_best *best = pass->bests + slot * pass->num_padded + q;
+        if (!best->overflow) hr_best_prune(best);
+        best->count = 0;
+    }
+}
+
+/* A threshold that one thread has reached holds for all. */
+static void share_thresholds(scan_pass *pass, int slot) {
+    for (int q = 0; pass->num_slots > 1 && q < pass->queries.num_queries; ++q) {
+        hr_best *best = pass->bests + slot * pass->num_padded + q;
+        if (best->overflow) continue;
+        const int32_t mine = order_of(best->threshold);
+        int32_t reached = atomic_load_explicit(&pass->reached[q], memory_order_relaxed);
+        while (mine > reached && !atomic_compare_exchange_weak(&pass->reached[q], &reached, mine)) {}
+        if (reached > mine) best->threshold = of_order(reached);
+    }
+}
+
 static void scan_task(void *context, int slot) {
     scan_pass *pass = context;
     const ptrdiff_t total = pass->request->chosen ? pass->request->num_chosen : pass->items->num_blocks;
-    ptrdiff_t turn;
-    while ((turn = atomic_fetch_add(&pass->next_chunk, 1)) < pass->num_chunks) {
-        const ptrdiff_t first = turn * pass->chunk_step % pass->num_chunks * pass->chunk;
-        scan_chunk(pass, slot, first, smaller(total, first + pass->chunk));
+    sample_share(pass, slot);
+    for (int turn = 0; turn < pass->num_slots; ++turn) {
+        share *from = pass->shares + (slot + turn) % pass->num_slots;
+        ptrdiff_t taken;
+        while ((taken = atomic_fetch_add(&from->next, 1)) < from->count) {
+            const ptrdiff_t first = (from->first + taken * from->step % from->count) * pass->chunk;
+            share_thresholds(pass, slot);
+            scan_chunk(pass, slot, first, smaller(total, first + pass->chunk));
+        }
     }
+    share_thresholds(pass, slot);
 }
 
 /* ------------------------------------------------------------------------------------------------ the answer */
@@ -178,22 +223,26 @@ static int rank_query(scan_pass *pass, int q) {
         count += best->count;
         if (best->threshold > merged.threshold) merged.threshold = best->threshold;
     }
-    uint64_t few[512];
-    uint64_t *keys = count <= 512 ? few : malloc((size_t)count * sizeof *keys);
+    uint64_t few[512 + 256];
+    uint64_t *keys = count <= 512 ? few : malloc((size_t)count * HR_CANDIDATE_BYTES);
     if (!keys) return -1;
+    int32_t *floors = (int32_t *)(keys + (count <= 512 ? 512 : count));
     count = 0;
     for (int slot = 0; slot < pass->num_slots; ++slot) {
         const hr_best *best = pass->bests + slot * pass->num_padded + q;
         for (int32_t i = 0; i < best->count; ++i)
-            if (value_of(best->keys[i]) >= merged.threshold) keys[count++] = best->keys[i];
+            if (value_of(best->keys[i]) >= merged.threshold) {
+                floors[count] = best->floors[i];
+                keys[count++] = best->keys[i];
+            }
     }
     int failed = 0;
     if (merged.width != 0.0) {
         merged.keys = keys;
+        merged.floors = floors;
         merged.count = (int32_t)count;
         hr_best_prune(&merged);
-        failed = merged.overflow;
-        count = failed ? 0 : score_candidates(pass, q, keys, merged.count);
+        count = score_candidates(pass, q, keys, merged.count);
         if (count < 0) failed = 1;
     }
     if (!failed) {
@@ -234,9 +283,22 @@ static void plan_chunks(scan_pass *pass) {
     pass->chunk = chunk;
     pass->num_chunks = (total + chunk - 1) / chunk;
     pass->num_slots = (int)larger(1, smaller(pass->num_slots, pass->num_chunks));
-    ptrdiff_t scatter = larger(1, pass->num_chunks * 5 / 8);
-    while (common_divisor(pass->num_chunks, scatter) > 1) ++scatter;
-    pass->chunk_step = scatter;
+}
+
+static int begin_shares(scan_pass *pass) {
+    void *shares = NULL;
+    if (posix_memalign(&shares, 64, (size_t)pass->num_slots * sizeof *pass->shares)) return -1;
+    pass->shares = shares;
+    for (int slot = 0; slot < pass->num_slots; ++slot) {
+        share *mine = pass->shares + slot;
+        mine->first = pass->num_chunks * slot / pass->num_slots;
+        mine->count = pass->num_chunks * (slot + 1) / pass->num_slots - mine->first;
+        mine->step = larger(1, mine->count * 5 / 8);
+        while (common_divisor(mine->count, mine->step) > 1) ++mine->step;
+        atomic_init(&mine->next, 0);
+    }
+    for (int q = 0; q < SCAN_QUERIES; ++q) atomic_init(&pass->reached[q], INT32_MIN);
+    return 0;
 }
 
 static void begin_best(const scan_pass *pass, int q, hr_best *best) {
@@ -275,20 +337,14 @@ static int begin_bests(scan_pass *pass) {
     const int64_t trigger = pass->request->k + FIRST_TRIGGER, capacity = trigger + SCAN_BLOCK;
     const size_t num_bests = (size_t)pass->num_slots * (size_t)pass->num_padded;
     pass->bests = calloc(num_bests, sizeof *pass->bests);
-    pass->keys = malloc(num_bests * (size_t)capacity * sizeof *pass->keys);
+    pass->keys = malloc(num_bests * (size_t)capacity * HR_CANDIDATE_BYTES);
     if (!pass->bests || !pass->keys) return -1;
     for (size_t i = 0; i < num_bests; ++i) {
         hr_best *best = pass->bests + i;
         best->keys = pass->keys + i * (size_t)capacity;
-        best->capacity = (int32_t)capacity;
+        best->floors = (int32_t *)(pass->keys + num_bests * (size_t)capacity) + i * (size_t)capacity;
         best->trigger = (int32_t)trigger;
         begin_best(pass, (int)(i % (size_t)pass->num_padded), best);
-    }
-    if (pass->way == BY_TILES) {
-        void *panels = NULL;
-        const size_t floats = (size_t)pass->num_slots * 2 * SCAN_BLOCK * (size_t)pass->items->stride;
-        if (posix_memalign(&panels, 64, floats * sizeof(float))) return -1;
-        pass->panels = panels;
     }
     return 0;
 }
@@ -298,7 +354,7 @@ static void end_pass(scan_pass *pass) {
         if (pass->bests[i].grown) free(pass->bests[i].keys);
     free(pass->bests);
     free(pass->keys);
-    free(pass->panels);
+    free(pass->shares);
     hr_queries_end(&pass->queries);
 }
 
@@ -306,10 +362,11 @@ static int run_pass(scan_pass *pass, int count) {
     const hr_scan_request *request = pass->request;
     const float *rows = request->queries + pass->first_query * pass->items->dimension;
     pass->num_slots = request->num_threads;
-    if (hr_queries_make(&pass->queries, pass->items, rows, count, request->normalize, pass->way)) return -1;
+    if (hr_queries_make(&pass->queries, pass->kernels, pass->items, rows, count, request->normalize, pass->way))
+        return -1;
     pass->num_padded = pass->queries.num_tiles * SCAN_LANE;
     plan_chunks(pass);
-    if (begin_bests(pass)) return -1;
+    if (begin_shares(pass) || begin_bests(pass)) return -1;
     hr_pool_run(pass->num_slots, scan_task, pass);
     hr_pool_run(count > 8 ? pass->num_slots : 1, rank_task, pass);
     return atomic_load(&pass->short_of_memory) ? -1 : 0;

@@ -33,11 +33,6 @@ INLINE void d8_score4(d8 a, d8 b, d8 c, d8 d, float *out) {
     out[3] = d8_score(d);
 }
 
-INLINE void fill_panel(const float *rows, ptrdiff_t stride, float *panel) {
-    for (ptrdiff_t r = 0; r < 2 * LANES; ++r)
-        for (ptrdiff_t j = 0; j < stride; ++j) panel[j * 2 * LANES + r] = rows[r * stride + j];
-}
-
 #include "scan_body.h"
 
 static void scan_codes(const hr_items *items, const hr_code_query *query, ptrdiff_t first, ptrdiff_t last,
@@ -64,4 +59,4 @@ static void scan_codes(const hr_items *items, const hr_code_query *query, ptrdif
     }
 }
 
-const hr_scan hr_scan_portable = {"portable", scan_rows, gather_rows, scan_tiles, scan_codes, NULL, 0};
+const hr_scan hr_scan_portable = {"portable", scan_rows, gather_rows, scan_tiles, scan_codes, NULL, TILE_QUERIES, 0};

@@ -20,13 +20,18 @@ static void *take(char *memory, size_t *used, size_t bytes) {
     return place;
 }
 
+static size_t whole_tiles(const hr_queries *queries) {
+    const size_t width = (size_t)queries->tile_queries;
+    return ((size_t)queries->num_queries + width - 1) / width * width;
+}
+
 static size_t lay_out(hr_queries *queries, const hr_items *items, int way, char *memory) {
     const size_t count = (size_t)queries->num_queries, stride = (size_t)items->stride;
     const size_t num_codes = 4 * (size_t)items->num_quads, padded = (size_t)queries->num_tiles * SCAN_LANE;
     size_t used = 0;
     queries->plain = take(memory, &used, count * stride * sizeof(float));
     queries->exact = take(memory, &used, count * stride * sizeof(double));
-    if (way == BY_TILES) queries->tiles = take(memory, &used, padded * stride * sizeof(float));
+    if (way == BY_TILES) queries->tiles = take(memory, &used, whole_tiles(queries) * stride * sizeof(float));
     if (way == BY_CODES || way == BY_CODE_TILES) {
         int8_t *codes = take(memory, &used, 2 * count * num_codes);
         for (size_t q = 0; codes && q < count; ++q) {
@@ -63,7 +68,10 @@ static void encode(hr_queries *queries, const hr_items *items, int q, int terms)
     hr_code_query *codes = &queries->one_by_one[q];
     const float *plain = queries->plain + q * items->stride;
     double peak = 0, error = 0;
-    for (ptrdiff_t j = 0; j < items->dimension; ++j) peak = fmax(peak, fabs((double)plain[j]));
+    for (ptrdiff_t j = 0; j < items->dimension; ++j) {
+        const double size = fabs((double)plain[j]);
+        peak = size > peak ? size : peak;
+    }
     const double scale = peak > 0 ? peak / 127 : 1, inverse = 1 / scale;
     int32_t high_sum = 0, low_sum = 0;
     memset(codes->high, 0, 4 * (size_t)items->num_quads);
@@ -89,10 +97,12 @@ static void encode(hr_queries *queries, const hr_items *items, int q, int terms)
 }
 
 static void fill_tiles(hr_queries *queries, const hr_items *items) {
-    for (int q = 0; q < queries->num_tiles * SCAN_LANE; ++q) {
-        float *tile = queries->tiles + (q / SCAN_LANE) * items->stride * SCAN_LANE + q % SCAN_LANE;
-        for (ptrdiff_t j = 0; j < items->stride; ++j)
-            tile[j * SCAN_LANE] = q < queries->num_queries ? queries->plain[q * items->stride + j] : 0.0f;
+    const ptrdiff_t width = queries->tile_queries, stride = items->stride;
+    memset(queries->tiles, 0, whole_tiles(queries) * (size_t)stride * sizeof(float));
+    for (ptrdiff_t q = 0; q < queries->num_queries; ++q) {
+        const float *plain = queries->plain + q * stride;
+        float *tile = queries->tiles + q / width * width * stride + q % width;
+        for (ptrdiff_t j = 0; j < stride; ++j) tile[j * width] = plain[j];
     }
 }
 
@@ -111,11 +121,12 @@ static void fill_batch(hr_queries *queries, const hr_items *items) {
     }
 }
 
-int hr_queries_make(hr_queries *queries, const hr_items *items, const float *rows, int count, int normalize,
-                    int way) {
+int hr_queries_make(hr_queries *queries, const hr_scan *kernels, const hr_items *items, const float *rows, int count,
+                    int normalize, int way) {
     const ptrdiff_t d = items->dimension, stride = items->stride;
     memset(queries, 0, sizeof *queries);
     queries->num_queries = count;
+    queries->tile_queries = kernels->tile_queries;
     queries->num_tiles = (count + SCAN_LANE - 1) / SCAN_LANE;
     if (posix_memalign(&queries->memory, 64, lay_out(queries, items, way, NULL))) {
         queries->memory = NULL;

@@ -11,7 +11,8 @@ typedef struct {
     double norm[SCAN_QUERIES];
     double row_error[SCAN_QUERIES]; /* a tile's f32 sum is at most this far from the score */
     double code_scale[SCAN_QUERIES]; /* scores are values times this, for values made from codes */
-    float *tiles;                /* f32[num_tiles][stride][8], or NULL */
+    int tile_queries;
+    float *tiles;                /* f32[ceil(num_queries / tile_queries)][stride][tile_queries], or NULL */
     hr_code_query one_by_one[SCAN_QUERIES];
     hr_code_batch batch;
     void *memory;
@@ -20,7 +21,8 @@ typedef struct {
 enum { BY_ROWS, BY_TILES, BY_CODES, BY_CODE_TILES };
 
 /* Takes f32[count][dimension]; 0, or -1 when memory is short. */
-int hr_queries_make(hr_queries *queries, const hr_items *items, const float *rows, int count, int normalize, int way);
+int hr_queries_make(hr_queries *queries, const hr_scan *kernels, const hr_items *items, const float *rows, int count,
+                    int normalize, int way);
 void hr_queries_end(hr_queries *queries);
 
 #endif
