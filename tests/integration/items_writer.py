@@ -1,6 +1,6 @@
 """A process that upserts and deletes until it is killed, and says on stdout what was acknowledged.
 
-    python items_writer.py DIR SEED [--unsafe] [--num-steps N]
+    python items_writer.py DIR SEED FIRST_STEP NUM_STEPS [--unsafe] [--images]
 
 Each step is a change chosen by (SEED, step); `value_of` says what it writes, so that a reader can tell a torn item.
 A line `S step` goes out before a step is submitted and `A step` after it was acknowledged.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -67,13 +68,21 @@ def picture_small_catalogs(setattr_: Callable[[object, str, float], None] = seta
     setattr_(imaging, "_QUIET_S", 0.02)
 
 
-def main(directory: Path, seed: int, first_step: int, *, unsafe: bool, num_steps: int) -> None:
+def picture_always(store: CatalogStore) -> None:
+    """One image after the other: it is in the making of one that the process dies, most times."""
+    while True:
+        store.catalog("c").make_image()
+
+
+def main(directory: Path, seed: int, first_step: int, *, unsafe: bool, images: bool, num_steps: int) -> None:
     picture_small_catalogs()
     store = CatalogStore(directory)
     if not store.list_catalogs()[0]:
         store.create(SPEC)
     if unsafe:  # the planted defect: what is acknowledged was never made durable
         store._catalog("c").database._writer.execute("PRAGMA synchronous = OFF")
+    if images:
+        threading.Thread(target=picture_always, args=(store,), daemon=True).start()
     print("R", flush=True)
     flying: deque[tuple[int, Future[Any]]] = deque()
     for step in range(first_step, first_step + num_steps):
@@ -92,5 +101,6 @@ if __name__ == "__main__":
         int(sys.argv[2]),
         int(sys.argv[3]),
         unsafe="--unsafe" in sys.argv,
+        images="--images" in sys.argv,
         num_steps=int(sys.argv[4]),
     )

@@ -81,7 +81,7 @@ def _load_image(database: Database, spec: CatalogSpec, index: ItemIndex) -> int:
         raise ImageError(str(error)) from None
     if index.snapshot.num_items != state.num_items:
         raise ImageError(f"{index.snapshot.num_items} items with what came since, {state.num_items} were written")
-    return len(gone) + len(later.ids)
+    return len(gone) + int(np.count_nonzero(later.sequences >= image.next_sequence))
 
 
 def _rows_among(connection: sqlite3.Connection, sequences: NDArray[np.int64]) -> list[tuple[Any, ...]]:
