@@ -136,7 +136,7 @@ def check_invariants(stepped: Stepped, capacity: int) -> None:
     assert sorted(id(row) for sequence in scheduler._live for row in sequence.rows) == sorted(
         id(row) for row in [*slots.running, *([slots.prefilling] if slots.prefilling else [])]
     )
-    assert scheduler._prefixes.num_bytes <= capacity
+    assert scheduler._computed.num_bytes <= capacity
     assert set(scheduler._searches) <= set(scheduler._live)
 
 
@@ -183,7 +183,7 @@ def run_stepped(asks: list[Ask], num_slots: int, chunk: int, encoder_decoder: bo
         step()
     stepped.check_empty()
     assert not stepped.scheduler._searches
-    assert stepped.scheduler._read is None
+    assert stepped.scheduler._computed._read is None
     for asker in askers:
         asker.check()
 
@@ -230,7 +230,7 @@ def run_threaded(seed: int) -> None:
     assert state.broken == []
     assert state.num_used == 0
     assert (decoder.num_active, decoder.depth, len(decoder._open)) == (0, 0, 0)
-    assert decoder._scheduler._prefixes.num_bytes == 0
+    assert decoder._scheduler._computed.num_bytes == 0
     assert not decoder._thread.is_alive()
 
 

@@ -196,4 +196,4 @@ def test_the_bound_holds_with_many_different_prompts() -> None:
         stepped.finish()
         assert report.prefix_bytes <= 1 << 20
         assert caller.tokens == greedy(prompt(40 + seed, seed), 5)
-    assert 0 < stepped.scheduler._prefixes.num_bytes <= 1 << 20
+    assert 0 < stepped.scheduler._computed.num_bytes <= 1 << 20

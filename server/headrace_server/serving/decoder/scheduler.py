@@ -8,8 +8,7 @@
 
 Who begins has its first token before the step's decode run and takes part in it. A prompt is read alone, in slot n
 behind the running ones; short ones share a step's budget, and a long one takes as many steps as it needs. Choices of
-one prompt, submitted together, compute it once: whoever has the same prompt as the last that was read takes its keys,
-values and logits.
+one prompt, submitted together, compute it once (`ComputedPrompts`).
 
 Fate. A run that fails takes with it the sequence that made it fail: a prefill its own, a decode step the row without
 which it succeeds. Faults of a listener, a constraint or a row of logits end their own sequence.
@@ -17,9 +16,7 @@ which it succeeds. Faults of a listener, a constraint or a row of logits end the
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import perf_counter_ns
 
 import numpy as np
@@ -29,16 +26,14 @@ from headrace_server.engines.decode import DecodeState, Logits, Tokens
 from headrace_server.errors import Reason, ServingError
 from headrace_server.serving.decoder.beams import BeamSearch
 from headrace_server.serving.decoder.choosing import choose_tokens
+from headrace_server.serving.decoder.computed_prompts import ComputedPrompts
 from headrace_server.serving.decoder.live_sequence import LiveSequence, as_serving_error
 from headrace_server.serving.decoder.observer import StepReport
-from headrace_server.serving.decoder.prefix_cache import BLOCK, PrefixCache
 from headrace_server.serving.decoder.sequence import Finish
 from headrace_server.serving.decoder.slots import Row, Slots
 from headrace_server.serving.decoder.waiting import WaitingQueue
 
 __all__ = ["LONE_CHUNK", "Scheduler"]
-
-logger = logging.getLogger(__name__)
 
 LONE_CHUNK = 256  # prompt tokens a run while nobody generates: longer runs gain nothing, and cancels wait for them
 _LEAST_COST = 16  # tokens of budget that the shortest run costs: it reads all weights whatever its length
@@ -47,15 +42,6 @@ _FAILED = "the text could not be generated"
 _NOT_A_ROWS_FAULT = frozenset({Reason.SHUTTING_DOWN, Reason.DEVICE_UNAVAILABLE, Reason.MODEL_FAILED})
 
 _Row = Row[LiveSequence]
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """The last prompt that was read: whose row holds it, how long it is there, and the logits after it."""
-
-    row: _Row
-    length: int
-    logits: Logits
 
 
 class Scheduler:
@@ -76,12 +62,9 @@ class Scheduler:
         self._waiting = waiting
         self._clock = clock
         self._slots: Slots[LiveSequence] = Slots(state)
-        self._prefixes = PrefixCache(
-            capacity_bytes=policy.prefix_cache_mb << 20 if info.chunked else 0, bytes_per_token=info.bytes_per_token
-        )
+        self._computed = ComputedPrompts(state, self._slots, cache_bytes=policy.prefix_cache_mb << 20)
         self._live: list[LiveSequence] = []
         self._searches: dict[LiveSequence, BeamSearch] = {}
-        self._read: _Read | None = None
         self._report = StepReport()
 
     @property
@@ -104,8 +87,7 @@ class Scheduler:
         """Ends everyone who has a slot; the slots are empty, and nothing of what they held is kept."""
         live, self._live = self._live, []
         self._searches.clear()
-        self._prefixes.clear()
-        self._read = None
+        self._computed.clear()
         try:
             self._slots.clear()
         finally:
@@ -126,57 +108,38 @@ class Scheduler:
 
     def _admit(self) -> _Row | None:
         """The row of the next sequence that has a prompt to read; those that need not read theirs run at once."""
-        while (sequence := self._waiting.take(self._slots.num_free)) is not None:
+        reserved = sum(sequence.num_slots - len(sequence.rows) for sequence in self._searches)
+        while (sequence := self._waiting.take(self._slots.num_free - reserved)) is not None:
             if sequence.gone(self._clock()):
                 sequence.end(error=sequence.farewell())
                 continue
             self._live.append(sequence)
             try:
-                if not self._run_as_twin(sequence):
+                if not self._run_at_once(sequence):
                     row = self._slots.open(sequence)
                     sequence.rows.append(row)
-                    sequence.start(self._reuse(row))
+                    self._start(sequence, self._computed.fill(row))
                     return row
             except Exception as exc:
                 self._fail(sequence, exc)
         return None
 
-    def _run_as_twin(self, sequence: LiveSequence) -> bool:
-        """Whether its prompt is the last that was read, so that it runs now with a copy of that."""
-        read = self._read
-        if read is None or sequence.num_slots > 1:
+    def _run_at_once(self, sequence: LiveSequence) -> bool:
+        """Whether its whole prompt was computed for another, so that it has its first token now."""
+        forked = self._computed.fork(sequence) if sequence.num_slots == 1 else None
+        if forked is None:
             return False
-        prompt = sequence.request.prompt
-        if not np.array_equal(prompt, read.row.owner.request.prompt):
-            return False
-        row = self._slots.fork(read.row, sequence, read.length)
+        row, logits = forked
         sequence.rows.append(row)
-        sequence.start(len(prompt))
-        self._note_prefix(len(prompt))
-        self._choose([row], read.logits[None])
+        self._start(sequence, len(sequence.request.prompt))
+        self._choose([row], logits[None])
         return True
 
-    def _reuse(self, row: _Row) -> int:
-        """Tokens of the prompt that the row holds now, copied from who has computed them: a running row, or the
-        prefix cache. Never the whole prompt, for the last token's logits are needed."""
-        if not self._info.chunked or self._info.encoder_decoder:
-            return 0
-        prompt = row.owner.request.prompt
-        donor, shared = None, 0
-        for running in self._slots.running:
-            length = _num_shared(prompt[:-1], running.owner.request.prompt)
-            if length > shared:
-                donor, shared = running, length
-        kept = self._prefixes.find(prompt)
-        if kept is not None and kept[1] >= shared:
-            saved, shared = kept
-            self._state.restore(saved, row.slot, shared)
-        elif donor is not None and shared >= BLOCK:
-            self._slots.overwrite(donor, row, shared)
-        else:
-            return 0
-        self._note_prefix(shared)
-        return shared
+    def _start(self, sequence: LiveSequence, num_cached: int) -> None:
+        sequence.start(num_cached)
+        if num_cached:
+            self._report.num_prefix_hits += 1
+            self._report.num_prefix_tokens += num_cached
 
     # prefill
 
@@ -200,12 +163,11 @@ class Scheduler:
         """The prompt is read: the row runs, and its first token is chosen."""
         sequence = row.owner
         self._slots.run(row)
-        length = self._state.length(row.slot)
         if sequence.num_slots > 1:
             self._searches[sequence] = BeamSearch(sequence.request, sequence.max_tokens)
             self._extend(sequence, logits[None])
         else:
-            self._read = _Read(row, length, logits)
+            self._computed.note_read(row, logits)
             self._choose([row], logits[None])
 
     # decode
@@ -295,25 +257,9 @@ class Scheduler:
         if not beams:
             self._tell_best(sequence, search)
             return
-        old = sequence.rows
-        spare = [row for index, row in enumerate(old) if index not in {parent for parent, _ in beams}]
-        used: set[int] = set()
-        rows: list[_Row] = []
-        for parent, token in beams:
-            row = old[parent]
-            if parent in used:
-                source, length = row, self._state.length(row.slot)
-                if spare:
-                    row = spare.pop()
-                    self._slots.overwrite(source, row, length)
-                else:
-                    row = self._slots.fork(source, sequence, length)
-            used.add(parent)
+        sequence.rows = self._slots.rearrange(sequence.rows, [parent for parent, _ in beams])
+        for row, (_, token) in zip(sequence.rows, beams, strict=True):
             row.pending = token
-            rows.append(row)
-        for row in spare:  # fewer beams go on than there were
-            self._slots.release(row)
-        sequence.rows = rows
 
     def _tell_best(self, sequence: LiveSequence, search: BeamSearch) -> None:
         best = search.best
@@ -336,36 +282,22 @@ class Scheduler:
         score: float | None = None,
     ) -> None:
         """Frees its slots, keeps what they hold for later prompts, and tells its listener the end."""
-        self._keep(sequence)
+        self._computed.keep(sequence)
         self._release(sequence)
         sequence.end(finish, error, score)
 
     def _fail(self, sequence: LiveSequence, exc: Exception) -> None:
         """Frees its slots, which may hold anything now, and tells its listener the error."""
         self._release(sequence)
-        error = as_serving_error(exc, _FAILED)
-        if error.detail:
-            logger.error("a generation failed: %s", error.detail)
-        sequence.end(error=error)
+        sequence.end(error=as_serving_error(exc, _FAILED))
 
     def _release(self, sequence: LiveSequence) -> None:
         for row in sequence.rows:
+            self._computed.forget(row)
             self._slots.release(row)
-            if self._read is not None and self._read.row is row:
-                self._read = None
         sequence.rows = []
         self._searches.pop(sequence, None)
         self._live.remove(sequence)
-
-    def _keep(self, sequence: LiveSequence) -> None:
-        if sequence.num_slots > 1 or not self._info.chunked or self._info.encoder_decoder or not sequence.rows:
-            return
-        slot = sequence.rows[0].slot
-        try:
-            tokens = sequence.held_tokens(self._state.length(slot))
-            self._prefixes.keep(tokens, lambda length: self._state.save(slot, length))
-        except Exception:
-            logger.exception("a prefix could not be kept")
 
     # what is reported
 
@@ -377,23 +309,12 @@ class Scheduler:
         else:
             self._report.first_token_s.append((now - sequence.submitted_ns) * 1e-9)
 
-    def _note_prefix(self, num_tokens: int) -> None:
-        self._report.num_prefix_hits += 1
-        self._report.num_prefix_tokens += num_tokens
-
     def _reported(self, began: int) -> StepReport:
         report = self._report
         report.num_active = len(self._live)
         report.num_waiting = len(self._waiting)
         report.num_kv_tokens = self._slots.num_tokens
         report.kv_capacity = self._info.num_slots * self._info.max_length
-        report.prefix_bytes = self._prefixes.num_bytes
+        report.prefix_bytes = self._computed.num_bytes
         report.seconds = (perf_counter_ns() - began) * 1e-9
         return report
-
-
-def _num_shared(left: Tokens, right: Tokens) -> int:
-    """How many tokens both begin with."""
-    length = min(len(left), len(right))
-    differ = left[:length] != right[:length]
-    return int(differ.argmax()) if differ.any() else length

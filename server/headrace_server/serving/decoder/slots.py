@@ -9,6 +9,7 @@ behind the running ones when its prompt is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from headrace_server.engines.decode import DecodeState
@@ -84,6 +85,27 @@ class Slots(Generic[OwnerT]):
         """The target row holds the first `length` tokens of the source."""
         self._state.clear(target.slot)
         self._state.copy(source.slot, target.slot, length)
+
+    def rearrange(self, rows: Sequence[Row[OwnerT]], sources: Sequence[int]) -> list[Row[OwnerT]]:
+        """Rows of one owner, row i holding what `rows[sources[i]]` held; those that are no source are used again."""
+        spare = [row for index, row in enumerate(rows) if index not in sources]
+        used: set[int] = set()
+        arranged = []
+        for source in sources:
+            row = rows[source]
+            if source in used:
+                length = self._state.length(row.slot)
+                if spare:
+                    target = spare.pop()
+                    self.overwrite(row, target, length)
+                    row = target
+                else:
+                    row = self.fork(row, row.owner, length)
+            used.add(source)
+            arranged.append(row)
+        for row in spare:
+            self.release(row)
+        return arranged
 
     def release(self, row: Row[OwnerT]) -> None:
         """Frees the row's slot; the last running one moves into the hole."""
