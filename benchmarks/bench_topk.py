@@ -4,7 +4,8 @@
 
 Contestants take turns within a round, 5 ms apart so that no thread pool still spins; a ratio is taken within a round,
 and the median round is printed with the least and the most. Above 1 the peer is slower than the first line, the kernel
-as a caller has it. Warm: a turn repeats its call, and the first is not counted. Cold: 256 MB are read before the call
+as a caller has it. What other programs took of the machine meanwhile is printed: a table is worth little where that is
+not near 0. Warm: a turn repeats its call, and the first is not counted. Cold: 256 MB are read before the call
 that is counted. The read limit is how long memory takes to deliver the f32 rows, or the int8 codes, by four near
 streams (read_limit.c; needs gcc). Recall is the share of the answer in f64 that was found. The case `recall` asks
 single queries and batches by codes and without, and fails unless all answers have the same bits.
@@ -131,11 +132,13 @@ def recall(found: Any, exact: Rows) -> float:
 
 def print_table(title: str, contestants: Contestants, run: Run, exact: Rows, rounds: int, limit: ReadLimit) -> None:
     """One markdown table; ratios are to the first contestant."""
+    began, busy, own = time.perf_counter(), busy_s(), sum(os.times()[:2])
     with blas_threads(run.num_threads):
         times = measure(contestants, rounds, limit.evict if run.state == "cold" else None)
         answers = {name: answer() for name, answer in contestants.items()}
+    others = (busy_s() - busy - (sum(os.times()[:2]) - own)) / (time.perf_counter() - began)
     first = next(iter(times.values()))
-    print(f"\n### {title}, {run.num_threads} threads, k {run.k}, {run.state}\n")
+    print(f"\n### {title}, {run.num_threads} threads, k {run.k}, {run.state} (others took {others:.2f} of a core)\n")
     print("| | ms (least-most) | ratio (least-most) | recall |\n|---|---|---|---|")
     for name, spent in times.items():
         ratios = [theirs / ours for theirs, ours in zip(spent, first, strict=False)]
@@ -146,6 +149,12 @@ def print_table(title: str, contestants: Contestants, run: Run, exact: Rows, rou
             f"| {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) | {found} |",
             flush=True,
         )
+
+
+def busy_s() -> float:
+    """Seconds that the cores have spent on programs since the machine started; 0 where nobody counts."""
+    lines = _lines("/proc/stat")
+    return sum(map(int, lines[0].split()[1:3])) / os.sysconf("SC_CLK_TCK") if lines else 0.0
 
 
 def forced(isa: str, answer: Answer) -> Answer:
