@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,57 @@ def test_wrong_items_are_named_and_nothing_is_applied(serving: Serving) -> None:
     assert code is grpc.StatusCode.NOT_FOUND
     described = serving.catalogs.DescribeCatalog(pb.DescribeCatalogRequest(catalog=name), timeout=TIMEOUT_S).catalog
     assert (described.num_items, described.revision) == (2, 1)
+
+
+def test_each_refusal_of_items_is_typed_and_applies_nothing(serving: Serving) -> None:
+    """All of it beside two items that are sound."""
+    name, _, before = filled(serving, 3, max_payload_bytes=50, fields=[{"name": "year", "type": pb.FIELD_TYPE_INTEGER}])
+    ids, sound = ["item0000", "fresh"], packed(vectors_of(2, seed=9))
+    wide = packed(vectors_of(2, 9))
+    halves = {**sound, "vector_type": 2}  # as many bytes as float32 has
+    bytes_of = {**sound, "vector_type": 3, "data": b"\1" * 16}  # without its scales
+    payloads = [{}, {"json": '{"text": "' + "x" * 50 + '"}'}]
+    cases: list[tuple[dict[str, Any], str, str]] = [
+        ({"ids": ids, "vectors": wide}, "items.vectors", "dimension 9, the catalog's is 8"),
+        ({"ids": ids, "vectors": halves}, "items.vectors.data", "64 bytes, 2 × 8 float16 elements have 32"),
+        ({"ids": ids, "vectors": bytes_of}, "items.vectors.scales", "0, int8 has 2"),
+        ({"ids": ids, "vectors": {**sound, "vector_type": 99}}, "items.vectors.vector_type", "99"),
+        ({"ids": [*ids, "x"], "vectors": sound}, "items.vectors", "2 vectors for 3 ids"),
+        ({"ids": ["fresh", "fresh"], "vectors": sound}, "items.ids[1]", "'fresh' again, first at 0"),
+        ({"ids": ["fresh", ""], "vectors": sound}, "items.ids[1]", "0 bytes"),
+        ({"ids": ["fresh", "x" * 257], "vectors": sound}, "items.ids[1]", "257 bytes"),
+        ({"ids": ids, "vectors": sound, "payloads": payloads}, "items.payloads[1]", "62 bytes, at most 50"),
+        ({"ids": ids, "vectors": sound, "payloads": payloads[:1]}, "items.payloads", "1 payloads for 2 ids"),
+        ({"ids": ids, "vectors": sound, "payloads": [{}, {"json": "{"}]}, "items.payloads[1]", "not JSON"),
+        ({"ids": ids, "vectors": sound, "payloads": [{"json": '{"year":1.5}'}, {}]}, "items.payloads[0]", "'year'"),
+    ]
+    for items, field, said in cases:
+        code, details = refusal(lambda items=items: upsert(serving, name, **items))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert details["ErrorInfo"].reason == "INVALID_INPUT"
+        (violation,) = details["BadRequest"].field_violations
+        assert violation.field == field
+        assert said in violation.description
+        message = pb.UpsertItemsStreamRequest(catalog=name, items=items, sequence=1)
+        _, details = refusal(
+            lambda message=message: list(serving.catalogs.UpsertItemsStream(iter([message]), timeout=TIMEOUT_S))
+        )
+        assert fields_of(details) == [field]
+    unknown = {"field": "colour", "value": {"text": "red"}}
+    asked: list[Callable[[], Any]] = [
+        lambda: list(serving.catalogs.ScanItems(pb.ScanItemsRequest(catalog=name, filter={"equals": unknown}))),
+        lambda: serving.catalogs.DeleteItems(pb.DeleteItemsRequest(catalog=name, filter={"equals": unknown})),
+        lambda: recommend(serving, name, query={"items": {"ids": ["item0001"]}}, filter={"equals": unknown}),
+    ]
+    for call in asked:
+        code, details = refusal(call)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert fields_of(details) == ["filter.equals.field"]
+    described = serving.catalogs.DescribeCatalog(pb.DescribeCatalogRequest(catalog=name), timeout=TIMEOUT_S).catalog
+    assert (described.num_items, described.revision) == (3, 1)
+    request = pb.GetItemsRequest(catalog=name, ids=["item0000"], fields={"vector": True})
+    (item,) = serving.catalogs.GetItems(request, timeout=TIMEOUT_S).items
+    assert np.float32(item.vector.values).tobytes() == before[0].tobytes()
 
 
 def test_wrong_specs_are_named(serving: Serving) -> None:

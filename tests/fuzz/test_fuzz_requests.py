@@ -99,9 +99,10 @@ built_rpcs = pytest.mark.parametrize("rpc", [rpc for rpc in RPCS if rpc.path.rpa
 class Target:
     """A server under fire, on one transport."""
 
-    def __init__(self, serving: Serving, log: list[logging.LogRecord]) -> None:
+    def __init__(self, serving: Serving, log: list[logging.LogRecord], catalogs: Path) -> None:
         self._serving = serving
         self._log = log
+        self._secrets = ("headrace_server", "Traceback", ".py", ".sqlite3", str(catalogs))
 
     def send(self, rpc: Rpc, *messages: bytes) -> grpc.StatusCode:
         """The status of one call; of an endless stream, once its first answer is there."""
@@ -110,14 +111,24 @@ class Target:
             return grpc.StatusCode.OK
         told = error.details() + repr(error.trailing_metadata())
         assert "headrace-request-id" in told, error
-        assert not [secret for secret in ("headrace_server", "Traceback", ".py") if secret in told], told
+        assert not [secret for secret in self._secrets if secret in told], told
         return error.code()
+
+    def _check_item_errors(self, answers: list[bytes]) -> None:
+        """What is said of single items inside an answer is held to the same."""
+        for answer in map(catalog_pb2.UpsertItemsStreamResponse.FromString, answers):
+            for each in answer.errors:
+                assert each.status.code == grpc.StatusCode.INVALID_ARGUMENT.value[0], each
+                told = str(each.status)
+                assert not [secret for secret in self._secrets if secret in told], told
 
     def _call(self, rpc: Rpc, messages: tuple[bytes, ...]) -> grpc.RpcError | None:
         channel = self._serving.channel
         try:
             if rpc.streams_requests:
-                list(channel.stream_stream(rpc.path)(iter(messages), timeout=TIMEOUT_S))
+                answers = list(channel.stream_stream(rpc.path)(iter(messages), timeout=TIMEOUT_S))
+                if rpc.path.endswith("/UpsertItemsStream"):
+                    self._check_item_errors(answers)
             elif rpc.streams_responses:
                 call = channel.unary_stream(rpc.path)(messages[0], timeout=TIMEOUT_S)
                 next(call, None)  # a scan of nothing has no answer
@@ -160,7 +171,7 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with serving_models(repository, request.param, catalogs=catalogs) as serving:
         logging.getLogger().addHandler(handler)
         try:
-            target = Target(serving, errors)
+            target = Target(serving, errors, catalogs)
             for name in CATALOGS:
                 target.put_catalog(name)
             yield target

@@ -178,7 +178,7 @@ class CatalogCalls(ABC):
         payload_fields: Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> Iterator[ScanPage]:
-        """The same in columns of at most 1000 items, payloads as JSON text: for bulk work."""
+        """The same in columns of at most 1000 items, each page as of a revision of its own, payloads as JSON text."""
         request = items.scan_request(
             catalog, filter=filter, after_id=after_id, vector=vector, payload=payload, payload_fields=payload_fields
         )

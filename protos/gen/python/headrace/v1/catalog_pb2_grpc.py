@@ -128,7 +128,11 @@ class CatalogServiceServicer(object):
 
     def UpsertItemsStream(self, request_iterator, context):
         """The same for bulk work: each message is taken whole or refused whole, and each answer says how far everything is
-        durable and which items were refused. Twin of UpsertItems for callers that cannot stream (browsers).
+        durable and which items were refused. The first message that is refused ends the stream: none behind it is applied,
+        and the status says in ErrorInfo how far it came (num_acknowledged_batches, num_acknowledged_items and, where there
+        is any, acknowledged_sequence). Where the caller, the deadline or the connection ends it, what is durable is still a
+        beginning of the stream, at least as long as was acknowledged. Twin of UpsertItems for callers that cannot stream
+        (browsers).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
