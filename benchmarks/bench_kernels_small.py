@@ -129,7 +129,7 @@ def numpy_sample(
 def values(answer: Any) -> NDArray[np.float64]:
     """What an answer says in floats: a ranking's scores, decoded codes, or the array itself."""
     if isinstance(answer, tuple) and isinstance(answer[0], int):
-        return np.zeros(1)  # tokens are compared in the tests; a peer orders its sums otherwise
+        return np.full(1, np.nan)  # a token has no error; that it is the right one is tested
     if isinstance(answer, tuple):
         answer = answer[1] if len(answer) == 3 else answer[0] * answer[1][:, None]
     return np.asarray(answer, dtype=np.float64)
