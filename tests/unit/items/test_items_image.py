@@ -210,6 +210,20 @@ def test_stale_image_and_that_of_another_catalog_are_not_used(store: CatalogStor
         shutil.rmtree(copy)
 
 
+def test_stale_image_of_as_many_items_is_not_used(store: CatalogStore, directory: Path) -> None:
+    fill(store)
+    store.catalog("c").make_image()
+    stale = (directory / "items-000001.image").read_bytes()
+    store.upsert("c", items(range(100, 200), 4)).result(WAIT_S)
+    store.catalog("c").make_image()
+    copy = crashed(directory)
+    (copy / "items-000001.image").write_bytes(stale)
+    again = CatalogStore(copy)
+    assert not again.catalog("c").loaded.from_image
+    assert told(again) == told(store)
+    again.close()
+
+
 def test_file_put_back_from_a_copy_does_not_take_a_later_image(directory: Path) -> None:
     store = CatalogStore(directory)
     fill(store)
