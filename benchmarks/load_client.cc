@@ -77,7 +77,7 @@ class Load {
     }
   }
 
-  // Keeps `concurrency` calls in flight until `until`, then lets them end; counts those begun after `from`.
+  // Keeps `concurrency` calls in flight until `until`, then lets them end; counts those that end after `from` and by then.
   void run(int concurrency, Clock::time_point from, Clock::time_point until) {
     from_ = from;
     until_ = until;
@@ -153,7 +153,7 @@ class Load {
 
   void finish(One* call) {
     auto now = Clock::now();
-    if (call->started >= from_ && now <= until_) {
+    if (now >= from_ && now <= until_) {
       if (!call->status.ok()) {
         fail(std::to_string(call->status.error_code()) + " " + call->status.error_message());
       } else {

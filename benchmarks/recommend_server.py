@@ -4,7 +4,7 @@
     python benchmarks/recommend_server.py limit NUM_ITEMS DIMENSION
 
 headrace        the server as it is, with one catalog and no models
-faiss           IndexFlatIP behind the same transport and messages: one worker a core, each a call a search
+faiss           faiss.knn behind the same transport and messages: one worker a core, each a call a search
 faiss-grouped   the same, but one worker takes all calls that wait, at most 32, into one search on all cores
 limit           no server: for each line read, milliseconds of our kernel alone, as JSON
 """
@@ -44,15 +44,14 @@ def serve_headrace(data: Data) -> None:
 
 
 class FaissWorkers:
-    """Answers calls of Recommend by a flat index: `num_workers` threads, each up to `max_group` calls a search."""
+    """Answers calls of Recommend by exact search: `num_workers` threads, each up to `max_group` calls a search."""
 
     def __init__(self, data: Data, *, num_workers: int, max_group: int, num_threads: int) -> None:
         import faiss
 
         self._faiss: Any = faiss
         faiss.cvar.distance_compute_blas_threshold = 20
-        self._index = faiss.IndexFlatIP(data.dimension)
-        self._index.add(data.items())
+        self._items = data.items()
         self._ids = [item_id(number) for number in range(data.num_items)]
         self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._max_group = max_group
@@ -76,7 +75,8 @@ class FaissWorkers:
                 np.frombuffer(pb.RecommendRequest.FromString(call.message).query.vectors.data, dtype="<f4")
                 for call in calls
             ]
-            scores, rows = self._index.search(np.stack(queries), K)
+            # What IndexFlatIP computes, in half its time for one query.
+            scores, rows = self._faiss.knn(np.stack(queries), self._items, K, metric=self._faiss.METRIC_INNER_PRODUCT)
             for call, found, best in zip(calls, rows.tolist(), scores.tolist(), strict=True):
                 response = pb.RecommendResponse()
                 answer = response.results.add(exact=True)
