@@ -75,7 +75,7 @@ class FaissWorkers:
                 np.frombuffer(pb.RecommendRequest.FromString(call.message).query.vectors.data, dtype="<f4")
                 for call in calls
             ]
-            # What IndexFlatIP computes, in half its time for one query.
+            # What IndexFlatIP computes, without a copy of the items.
             scores, rows = self._faiss.knn(np.stack(queries), self._items, K, metric=self._faiss.METRIC_INNER_PRODUCT)
             for call, found, best in zip(calls, rows.tolist(), scores.tolist(), strict=True):
                 response = pb.RecommendResponse()
