@@ -87,14 +87,24 @@ def test_as_many_beams_as_tokens_find_the_best_of_all_texts_of_two() -> None:
     stepped.check_empty()
 
 
+def rows(num: int, **likely: float) -> np.ndarray:
+    """Logits f32[num, v] of some tokens' probabilities; the others share what is left, but for tokens below 20."""
+    shares = np.full(VOCABULARY, (1 - sum(likely.values())) / 80)
+    shares[:20] = 1e-9
+    for name, share in likely.items():
+        shares[int(name[1:])] = share
+    return np.log(np.maximum(shares, 1e-9)).astype(np.float32)[None].repeat(num, axis=0)
+
+
 def test_an_end_that_is_not_among_the_likeliest_of_its_step_is_no_text() -> None:
-    end = 5
-    search = BeamSearch(ask(num_beams=2, end_ids=frozenset({end}), length_penalty=0.0), max_tokens=2)
-    first = np.full((1, VOCABULARY), -20, np.float32)
-    first[0, [30, 31, end]] = np.log([0.5, 0.4, 0.1])
-    assert search.advance(first) == [(0, 30), (0, 31)]
-    assert search.advance(np.zeros((2, VOCABULARY), np.float32)) == []  # any two-token text is less likely than the end
-    assert [token.id for token in search.best.tokens] == [30, 0]
+    search = BeamSearch(ask(num_beams=2, end_ids=frozenset({5, 6})), max_tokens=4)
+    # The end 6 comes third. Were it a text, there would be two, and the search over before the best is found.
+    assert search.advance(rows(1, t5=0.4, t30=0.3, t6=0.29, t31=0.005)) == [(0, 30), (0, 31)]
+    assert search.advance(rows(2, t40=0.1)) != []
+    assert search.advance(rows(2, t50=0.9999)) != []
+    assert search.advance(rows(2, t50=0.9999)) == []
+    assert [token.id for token in search.best.tokens] == [30, 40, 50, 50]
+    assert search.best.score == pytest.approx(np.log(0.3 * 0.1) / 4, abs=1e-3)
 
 
 def test_searches_and_plain_sequences_share_the_slots() -> None:
