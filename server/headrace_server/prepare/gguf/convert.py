@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headrace_server.prepare.gguf.calibrate import DecoderWeights, calibration_texts, measure_activations
 from headrace_server.prepare.gguf.decoder import DecoderBuilder
 from headrace_server.prepare.gguf.linear import BLOCK, Precision
 from headrace_server.prepare.gguf.llama import LlamaConfig, LlamaWeights, unsupported
 from headrace_server.prepare.gguf.reader import GgufFile
+from headrace_server.prepare.gguf.smoothing import SmoothedWeights
 from headrace_server.prepare.gguf.tokenizer import GgufTokenizer
 
 __all__ = ["ConvertedDecoder", "convert_gguf"]
@@ -27,7 +29,7 @@ class ConvertedDecoder:
     licence: str
 
 
-def convert_gguf(file: GgufFile, folder: Path, *, precision: Precision, wide_down: bool = False) -> ConvertedDecoder:
+def convert_gguf(file: GgufFile, folder: Path, *, precision: Precision) -> ConvertedDecoder:
     """Fill an empty, existing folder from `file`: graph, configuration, tokenizer, chat template.
 
     Everything the file says is checked before anything is written; its numbers are read one weight at a time while the
@@ -40,7 +42,11 @@ def convert_gguf(file: GgufFile, folder: Path, *, precision: Precision, wide_dow
     tokenizer = GgufTokenizer.read(file, vocab_size=config.vocab_size, max_length=config.max_positions)
     _check_blocks(file.name, config, precision)
     title, licence = (str(file.metadata.get(f"general.{key}", "")) for key in ("name", "license"))
-    graph = DecoderBuilder(config, weights, precision, wide_down=wide_down).build()
+    read: DecoderWeights = weights
+    if precision is Precision.RQ8:
+        texts = [ids for text in calibration_texts() if (ids := tokenizer.tokenizer.encode(text).ids)]
+        read = SmoothedWeights(weights, config, measure_activations(config, weights, texts))
+    graph = DecoderBuilder(config, read, precision).build()
     graph.save(folder, {"source": file.name, "precision": precision.value})
     _write_json(folder / "config.json", _config(config, tokenizer, precision))
     _write_json(folder / "generation_config.json", _generation_config(tokenizer))

@@ -1,12 +1,11 @@
 """A llama as an ONNX graph with a shared-buffer cache: the contract of docs/generation-models.md.
 
 A layer is: norm, queries/keys/values in one product, GroupQueryAttention (which rotates, appends to the cache and
-attends), output product, norm, gate and up, SiLU(gate) · up, down. In rq8 three things save work:
+attends), output product, norm, gate and up, SiLU(gate) · up, down. In rq8 two things save work:
 
 - gate and up read the same quantized rows;
 - the rows' scale of `up` is not multiplied in: it is one factor a row, quantization divides it out again, and it is
-  put back on `down`'s output, which is narrower;
-- `down` reads activations with outliers. Where `wide_down` is set, it is computed in w8, whose scales are finer.
+  put back on `down`'s output, which is narrower.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from headrace_server.prepare.gguf.calibrate import DecoderWeights
 from headrace_server.prepare.gguf.linear import (
     BLOCK,
     ORT_DOMAIN,
@@ -28,7 +28,7 @@ from headrace_server.prepare.gguf.linear import (
     add_row_linear,
     row_quantizer,
 )
-from headrace_server.prepare.gguf.llama import LlamaConfig, LlamaWeights, rope_caches
+from headrace_server.prepare.gguf.llama import LlamaConfig, rope_caches
 from headrace_server.prepare.gguf.onnx_file import StreamedGraph
 
 __all__ = ["DecoderBuilder"]
@@ -45,18 +45,12 @@ class _Value:
 
 
 class DecoderBuilder:
-    """Writes a llama's graph in one precision.
+    """Writes a llama's graph in one precision."""
 
-    wide_down  of rq8: compute the feed-forward's last product in w8
-    """
-
-    def __init__(
-        self, config: LlamaConfig, weights: LlamaWeights, precision: Precision, *, wide_down: bool = False
-    ) -> None:
+    def __init__(self, config: LlamaConfig, weights: DecoderWeights, precision: Precision) -> None:
         self._config = config
         self._weights = weights
         self._precision = precision
-        self._wide_down = wide_down
         self._graph = StreamedGraph("llama")
         self._quantize: Callable[[str, int, str], Rows] | None = None
 
@@ -96,9 +90,7 @@ class DecoderBuilder:
         add = self._graph.add
         opened = add("QuickGelu", self._scaled(gate), out=f"{name}.silu", domain=ORT_DOMAIN, alpha=1.0)
         inner = add("Mul", opened, up.name, out=f"{name}.feed_forward")
-        (down,) = self._linear(
-            inner, {f"{name}.down": [f"{source}.ffn_down"]}, (hidden, wide), block_weights=self._wide_down
-        )
+        (down,) = self._linear(inner, {f"{name}.down": [f"{source}.ffn_down"]}, (hidden, wide))
         scales = [scale for scale in (down.scale, up.scale) if scale]
         if len(scales) == 2:
             scales = [add("Mul", *scales, out=f"{name}.down.scale_of_both")]
@@ -108,15 +100,11 @@ class DecoderBuilder:
             residual, self._scaled(_Value(down.name, *scales)), following, f"{name}.end", keep_sum=not last
         )
 
-    def _linear(
-        self, value: str, layers: dict[str, list[str]], shape: tuple[int, int], *, block_weights: bool = False
-    ) -> list[_Value]:
+    def _linear(self, value: str, layers: dict[str, list[str]], shape: tuple[int, int]) -> list[_Value]:
         """Linear layers of one shape that read the same value: output name → the file's matrices, stacked."""
         graph, results = self._graph, []
-        block_weights = block_weights or self._precision is Precision.W8
         rows = None
-        if self._precision is Precision.RQ8 and not block_weights:
-            assert self._quantize is not None
+        if self._quantize is not None:
             rows = self._quantize(value, shape[1], next(iter(layers)) + ".input")
         for out, names in layers.items():
 
@@ -125,7 +113,7 @@ class DecoderBuilder:
 
             if rows is not None:
                 results.append(_Value(add_row_linear(graph, rows, make, shape, out=out), rows.scale))
-            elif block_weights:
+            elif self._precision is Precision.W8:
                 weights = add_block_weights(graph, make, shape, name=out)
                 results.append(_Value(add_block_linear(graph, value, weights, shape, out=out)))
             else:

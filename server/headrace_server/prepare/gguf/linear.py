@@ -121,11 +121,12 @@ def add_block_linear(
 def row_quantizer(graph: StreamedGraph, input_ids: str) -> Callable[[str, int, str], Rows]:
     """Makes the function (value f32[batch, sequence, inputs], inputs, name) → Rows.
 
-    scale = max |row| / 127. A row of zeros divides 0 by 0; whatever integers come of it are multiplied by that scale, 0.
-    The operator divides row by row ("blocked", the block being the row), and needs as many zero points as rows.
+    scale = max |row| / 127. A row of zeros divides 0 by 0; whatever integers come of it are multiplied by that scale,
+    0. The operator divides row by row ("blocked", the block being the row), and needs as many zero points as rows.
     """
     axes = graph.constant("last_axis", np.array([-1], np.int64))
-    shape, one = graph.add("Shape", input_ids, out="rows.shape"), graph.constant("one", np.array([1], np.int64))
+    shape = graph.add("Shape", input_ids, out="rows.shape")
+    one = graph.constant("one", np.array([1], np.int64))
     column = graph.add("Concat", shape, one, out="rows.column_shape", axis=0)
     zero_points = graph.add("Expand", graph.constant("zero_point", np.uint8(_ZERO)), column, out="rows.zero_points")
     reciprocal = graph.constant("one_in_127", np.float32(1 / _LIMIT))
