@@ -72,7 +72,7 @@ def open_writer(path: str | os.PathLike[str], schema: pa.Schema, *, plain: tuple
 
 
 def _parquet_writer(sink: Any, schema: pa.Schema, plain: tuple[str, ...]) -> AbstractContextManager[Writer]:
-    columns = [name for name in schema.names if name not in plain]
+    columns: Any = [name for name in schema.names if name not in plain]
     writer: AbstractContextManager[Writer] = pq.ParquetWriter(
         sink, schema, compression="zstd", use_dictionary=columns, write_statistics=columns
     )

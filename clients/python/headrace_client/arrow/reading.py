@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from headrace_client.arrow.faults import FileFault
 from headrace_client.arrow.schema import PAYLOAD, column_of_field
@@ -64,7 +63,9 @@ class RowReader:
             if name not in (id_column, vector_column) and name not in skip_columns and not _INDEX.fullmatch(name)
         ]
         self._has_payload = PAYLOAD in others
-        self._declared = {column_of_field(name): (name, kind) for name, kind in fields.items()}
+        self._declared: dict[str, tuple[str, FieldType]] = {
+            column_of_field(name): (name, kind) for name, kind in fields.items()
+        }
         if self._has_payload:
             _check_text(schema, PAYLOAD)
             others.remove(PAYLOAD)
@@ -128,7 +129,7 @@ class RowReader:
         beside = [name for name in self._others if name in self._declared]
         if not beside:
             return payloads
-        fields = dict(self._declared[column] for column in beside)
+        fields: dict[str, FieldType] = dict(self._declared[column] for column in beside)
         try:
             values = declared_values(fields, payloads)
         except (ValueError, TypeError, AttributeError, RecursionError):
@@ -198,7 +199,7 @@ def _field(schema: pa.Schema, name: str) -> pa.Field:
 
 def _require_no_null(column: pa.Array, name: str, first_row: int) -> None:
     if column.null_count:
-        row = int(np.flatnonzero(pc.is_null(column).to_numpy(zero_copy_only=False))[0])
+        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise FileFault("null", column=name, row=first_row + row)
 
 
