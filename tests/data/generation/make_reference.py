@@ -6,15 +6,15 @@ It runs apart from everything else, in an environment of its own that has PyTorc
     build/venvs/reference/bin/pip install torch transformers accelerate gguf
     build/venvs/reference/bin/python tests/data/generation/make_reference.py
 
-transformers reads the GGUF file itself (`gguf_file=`): it dequantizes the weights with the gguf package, un-permutes queries
-and keys with its own code, and makes its own tokenizer, so nothing here is shared with `headrace_server.prepare.gguf`.
-One thing is put right: its conversion leaves out that numbers are cut into digits before merges apply, which the model's
-published tokenizer.json does (Digits, individual_digits) and which shows for digits that are not ASCII.
-Written are token ids, margins and our own texts; no weights.
+transformers reads the GGUF file itself (`gguf_file=`): it dequantizes the weights with the gguf package,
+un-permutes queries and keys with its own code, and makes its own tokenizer, so nothing here is shared with
+`headrace_server.prepare.gguf`. One thing is put right: its conversion leaves out that numbers are cut into digits
+before merges apply, which the model's published tokenizer.json does (Digits, individual_digits) and which shows for
+digits that are not ASCII. Written are token ids, margins and our own texts; no weights.
 
-    greedy.json      for each prompt of prompts.json: ids of the prompt, ids that follow (fp32, eager attention, no cache
-                     tricks: each step attends over the whole sequence through transformers' own cache), and of each step
-                     the margin, logit of the best token minus that of the second
+    greedy.json      for each prompt of prompts.json: ids of the prompt, ids that follow (fp32, eager attention,
+                     transformers' own cache), and of each step the margin: logit of the best token minus that of the
+                     second
     tokens.json      ids of the difficult texts below, with special tokens read as such
 
 With `--tokens` only tokens.json is written.
@@ -47,7 +47,7 @@ DIFFICULT = (
     "naïve café Ångström e\u0301 vs é ﬁ ligature ſ ß ẞ",
     "snake_case CamelCase kebab-case __dunder__ $HOME @user #tag",
     "def f(x):\n    return {'a': [1, 2, 3], \"b\": x ** 2}  # comment\n\tif True:\n\t\tpass",
-    "<p class=\"x\">&amp; <!-- html --></p>",
+    '<p class="x">&amp; <!-- html --></p>',
     "https://example.org/path?q=a%20b&c=d#frag mail@example.org",
     "العربية: مرحبا بالعالم، كيف حالك؟",
     "עברית עם ניקוד: שָׁלוֹם",
@@ -114,7 +114,10 @@ def _cut_digits(tokenizer):  # type: ignore[no-untyped-def]
     from tokenizers import pre_tokenizers
 
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
     )
 
 
