@@ -128,6 +128,7 @@ class TextChoice:
     finish_reason: FinishReason
     stop_match: str = ""
     tokens: tuple[GeneratedToken, ...] = ()
+    score: float | None = None  # where beams were searched
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +207,7 @@ def generated(response: pb.GenerateTextResponse) -> Generated:
                 finish_reason=_FINISH.get(choice.finish_reason, ""),
                 stop_match=choice.stop_match,
                 tokens=_tokens(choice.tokens),
+                score=choice.score if choice.HasField("score") else None,
             )
             for choice in response.choices
         ),

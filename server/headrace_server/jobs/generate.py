@@ -215,6 +215,7 @@ class _Whole:
                     tokens=tuple(self._tokens.get(choice, ())),
                     finish_reason=end.finish_reason,
                     stop_match=end.stop_match,
+                    score=end.score,
                 )
             )
         self.future.set_result(GenerateResult(tuple(choices), summary))

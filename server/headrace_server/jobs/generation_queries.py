@@ -108,6 +108,7 @@ class GenerationDelta:
     tokens: tuple[GeneratedToken, ...] = ()
     finish_reason: FinishReason | None = None
     stop_match: str = ""
+    score: float | None = None  # where beams were searched: that of the best
 
     def joined(self, later: GenerationDelta) -> GenerationDelta:
         """This and the next of the same choice as one."""
@@ -117,6 +118,7 @@ class GenerationDelta:
             self.tokens + later.tokens,
             later.finish_reason,
             later.stop_match,
+            later.score,
         )
 
 
@@ -142,6 +144,7 @@ class GeneratedText:
     tokens: tuple[GeneratedToken, ...]
     finish_reason: FinishReason
     stop_match: str = ""
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

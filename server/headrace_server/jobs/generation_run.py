@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headrace_server.errors import ServingError
@@ -195,5 +196,5 @@ class _Choice:
     def on_end(self, end: End) -> None:
         if end.finish is not None and end.error is None:
             match = self._run.token_text(end.stop_token)
-            self._run.tell(self._assembly.end(_REASONS[end.finish], match))
+            self._run.tell(replace(self._assembly.end(_REASONS[end.finish], match), score=end.score))
         self._run.ended(end)

@@ -101,6 +101,7 @@ def encode_result(result: GenerateResult) -> pb.GenerateTextResponse:
                 tokens=_encode_tokens(choice.tokens),
                 finish_reason=_FINISH[choice.finish_reason],
                 stop_match=choice.stop_match,
+                score=choice.score,
             )
             for choice in result.choices
         ],
