@@ -18,6 +18,8 @@ def test_every_folder_is_read_for_what_it_is(demo_models: Path) -> None:
         "spam/1": ({"classify"}, "text"),
         "magika/1": ({"classify"}, "bytes"),
         "synthetic-churn/1": ({"classify"}, "features"),
+        "smollm2/1": ({"generate"}, "text"),
+        "smollm2/2": ({"generate"}, "text"),
     }
     read = {}
     for recipe in demo_recipes():
