@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from headrace_server.cli.faults import fail, preparing
+from headrace_server.cli.faults import USAGE, fail, preparing
 
 __all__ = ["convert"]
 
@@ -44,6 +44,8 @@ def gguf(
         except ImportError as error:
             raise fail(f"Python package {error.name} is not installed", cure="pip install 'headrace[demo]'") from None
 
+        if name and (Path(name).name != name or name.startswith(".")):
+            raise fail(f"--name {name}: a model's name is one folder's name", status=USAGE)
         started = time.monotonic()
         target = out / (name or file.stem) / str(version)
         if target.exists():

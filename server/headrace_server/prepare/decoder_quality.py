@@ -27,6 +27,7 @@ from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.decode import DecodeState
 from headrace_server.engines.factory import create_decode_state
 from headrace_server.models.load import load_model
+from headrace_server.prepare.fault import PrepareError
 
 __all__ = ["DecoderQuality", "GoldenAnswer", "TextQuality", "answer_golden", "measure_quality", "quality_texts"]
 
@@ -136,7 +137,8 @@ def _tokenizer(folder: Path) -> Tokenizer:
 @contextmanager
 def _opened(folder: Path, max_length: int) -> Iterator[DecodeState]:
     model = load_model(folder, name=folder.parent.name, version=folder.name)
-    assert model.generator is not None
+    if model.generator is None:
+        raise PrepareError(f"{folder}: the model in it does not generate text", cure="give a decoder's version folder")
     policy = replace(model.generator.spec.policy, max_slots=1, max_length=max_length)
     spec = replace(model.generator.spec, policy=policy)
     generator = replace(model.generator, spec=spec)
