@@ -64,13 +64,16 @@ class ComputedPrompts:
         return self._slots.fork(read.row, sequence, read.length), read.logits
 
     def fill(self, row: Row[LiveSequence]) -> int:
-        """Tokens of its prompt that the empty row holds now; never all, for the last one's logits are needed."""
+        """Tokens of its prompt that the empty row holds now; not the last, whose logits are needed, nor the one before.
+
+        A run of a single token is computed by other means than one of several.
+        """
         if not self._has_beginnings:
             return 0
         prompt = row.owner.request.prompt
         donor, shared = None, 0
         for running in self._slots.running:
-            length = _num_shared(prompt[:-1], running.owner.request.prompt)
+            length = _num_shared(prompt[:-2], running.owner.request.prompt)
             if length > shared:
                 donor, shared = running, length
         kept = self._cache.find(prompt)

@@ -50,8 +50,8 @@ class PrefixCache:
         return self._num_tokens * self._bytes_per_token
 
     def find(self, prompt: Tokens) -> tuple[SavedPrefix, int] | None:
-        """What holds the prompt's longest beginning, and its length: whole blocks, never the whole prompt."""
-        kept, length = self._longest(prompt, len(prompt) - 1)
+        """What holds the prompt's longest beginning, and its length: whole blocks, all but two tokens at most."""
+        kept, length = self._longest(prompt, len(prompt) - 2)
         if kept is None:
             return None
         self._by_use.move_to_end(id(kept))

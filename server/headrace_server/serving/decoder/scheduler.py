@@ -33,7 +33,7 @@ from headrace_server.serving.decoder.sequence import Finish
 from headrace_server.serving.decoder.slots import Row, Slots
 from headrace_server.serving.decoder.waiting import WaitingQueue
 
-__all__ = ["LONE_CHUNK", "Scheduler"]
+__all__ = ["LONE_CHUNK", "Scheduler", "part_of_prompt"]
 
 LONE_CHUNK = 256  # prompt tokens a run while nobody generates: longer runs gain nothing, and cancels wait for them
 _LEAST_COST = 16  # tokens of budget that the shortest run costs: it reads all weights whatever its length
@@ -42,6 +42,18 @@ _FAILED = "the text could not be generated"
 _NOT_A_ROWS_FAULT = frozenset({Reason.SHUTTING_DOWN, Reason.DEVICE_UNAVAILABLE, Reason.MODEL_FAILED})
 
 _Row = Row[LiveSequence]
+
+
+def part_of_prompt(left: int, budget: int) -> int:
+    """Tokens of the `left` ones to read now: no run is of a single one, where that can be helped.
+
+    Engines compute one token by other means than several, and differ in the last bits: a prompt's answer would depend
+    on how it was cut.
+    """
+    size = min(left, max(budget, 2))
+    if left - size != 1:
+        return size
+    return size - 1 if size > 2 else left
 
 
 class Scheduler:
@@ -148,7 +160,7 @@ class Scheduler:
         sequence = row.owner
         prompt = sequence.request.prompt
         start = sequence.num_prefilled
-        tokens = prompt[start : start + budget] if self._info.chunked else prompt
+        tokens = prompt[start : start + part_of_prompt(len(prompt) - start, budget)] if self._info.chunked else prompt
         try:
             logits = self._state.prefill(row.slot, tokens)
             sequence.num_prefilled = start + len(tokens)
