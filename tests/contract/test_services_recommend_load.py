@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from contract.services_models import Serving, serving_models, write_repository
 from services_rig import details_of, wait_until
+from unit.models.small_models import encoded, gradient
 
 from headrace.v1 import catalog_pb2, embedding_pb2, recommendation_pb2
 from headrace_server.jobs import scans
@@ -209,3 +210,23 @@ def test_texts_are_embedded_and_searched_in_one_call(serving: Serving, named: bo
         assert listed.exact
     assert answer.model.name == "sentence"
     assert answer.model.version == "2"
+
+
+def test_images_are_embedded_and_searched_in_one_call(serving: Serving) -> None:
+    pictures = [encoded(gradient(width, height)) for width, height in ((8, 6), (6, 8), (16, 3), (3, 16), (9, 9))]
+    images = [{"image": picture} for picture in pictures]
+    request = embedding_pb2.EmbedRequest(model={"name": "picture"}, inputs=images)
+    matrix = serving.embedding.Embed(request, timeout=TIMEOUT_S).embeddings
+    vectors = np.frombuffer(matrix.data, dtype="<f4").reshape(matrix.num_vectors, matrix.dimension)
+    ids = [f"picture{number}" for number in range(len(pictures))]
+    put(serving, "pictures", ids, vectors, embedding_model={"name": "picture"})
+    answer = serving.recommendation.Recommend(
+        recommendation_pb2.RecommendRequest(catalog="pictures", query={"inputs": {"inputs": images}}, k=5),
+        timeout=TIMEOUT_S,
+    )
+    unit = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    for row, listed in zip(unit, answer.results, strict=True):
+        scores = np.sort(unit @ row)[::-1]
+        np.testing.assert_allclose([item.score for item in listed.items], scores, atol=1e-5)
+        assert listed.items[0].score == pytest.approx(1, abs=1e-5)
+    assert answer.model.name == "picture"
