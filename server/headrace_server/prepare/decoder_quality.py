@@ -29,7 +29,16 @@ from headrace_server.engines.factory import create_decode_state
 from headrace_server.models.load import load_model
 from headrace_server.prepare.fault import PrepareError
 
-__all__ = ["DecoderQuality", "GoldenAnswer", "TextQuality", "answer_golden", "measure_quality", "quality_texts"]
+__all__ = [
+    "DecoderQuality",
+    "GoldenAnswer",
+    "TextQuality",
+    "answer_golden",
+    "compare_logits",
+    "measure_quality",
+    "quality_texts",
+    "read_logits",
+]
 
 Floats = npt.NDArray[np.float32]
 
@@ -108,8 +117,17 @@ def measure_quality(folder: Path, fp32_folder: Path, texts: Mapping[str, str]) -
     found = []
     with _opened(folder, longest) as build, _opened(fp32_folder, longest) as reference:
         for name, tokens in ids.items():
-            found.append(_compare(name, tokens, _logits(build, tokens), _logits(reference, tokens)))
+            found.append(compare_logits(name, tokens, _logits(build, tokens), _logits(reference, tokens)))
     return DecoderQuality(texts=tuple(found))
+
+
+def read_logits(folder: Path, texts: Mapping[str, str]) -> Iterator[tuple[str, npt.NDArray[np.int64], Floats]]:
+    """Of each text its name, its n tokens, and logits f32[n − 1, v]: what the build says of each next token."""
+    tokenizer = _tokenizer(folder)
+    ids = {name: np.array(tokenizer.encode(text, add_special_tokens=False).ids) for name, text in texts.items()}
+    with _opened(folder, max(map(len, ids.values())) + 1) as build:
+        for name, tokens in ids.items():
+            yield name, tokens, _logits(build, tokens)
 
 
 def answer_golden(folder: Path, golden: Sequence[tuple[str, str]], *, num_tokens: int = 16) -> list[GoldenAnswer]:
@@ -155,7 +173,8 @@ def _logits(state: DecodeState, tokens: npt.NDArray[np.int64]) -> Floats:
     return state.prefill(0, tokens[:-1], all_rows=True)
 
 
-def _compare(name: str, tokens: npt.NDArray[np.int64], build: Floats, reference: Floats) -> TextQuality:
+def compare_logits(name: str, tokens: npt.NDArray[np.int64], build: Floats, reference: Floats) -> TextQuality:
+    """What two builds, f32[n − 1, v] each, say of the n tokens of one text."""
     divergence, agreement = 0.0, 0
     likelihoods = np.zeros(2)
     for start in range(0, len(build), _ROWS):
