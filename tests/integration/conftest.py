@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from generation_serving import Served, serve_generators
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,6 +59,13 @@ def fp32_folder(package_cache: Path) -> Path:
             pytest.skip(f"the model cannot be built here: {error.message}")
         fresh.rename(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of the language model's two served builds alone, version 1 accurate and 2 fast."""
+    with serve_generators(tmp_path_factory.mktemp("smollm2"), {"smollm2": demo_models / "smollm2"}) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")

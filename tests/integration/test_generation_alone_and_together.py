@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from generation_serving import NUM_SLOTS, Comparison, Served, fill_slots, ids_of, margins_of, serve_generators
+from generation_serving import NUM_SLOTS, Comparison, Served, fill_slots, ids_of, margins_of
 
 # A prompt that is cut elsewhere sums in another order; where activations are rounded to 8 bits, that shows in logits.
 EPSILON = {"1": 0.05, "2": 0.25}
@@ -26,24 +24,18 @@ _PROMPTS = (
 builds = pytest.mark.parametrize("version", ["1", "2"], ids=["accurate", "fast"])
 
 
-@pytest.fixture(scope="module")
-def served(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve_generators(tmp_path_factory.mktemp("models"), {"smollm2": demo_models / "smollm2"}) as served:
-        yield served
-
-
-def _ask(served: Served, version: str, prompt: str, **options: Any) -> tuple[list[int], list[float]]:
-    deltas = list(served.client.generate("smollm2", prompt, version=version, top_logprobs=2, logprobs=True, **options))
+def _ask(smollm2: Served, version: str, prompt: str, **options: Any) -> tuple[list[int], list[float]]:
+    deltas = list(smollm2.client.generate("smollm2", prompt, version=version, top_logprobs=2, logprobs=True, **options))
     return ids_of(deltas), margins_of(deltas)
 
 
-def _compare(served: Served, version: str, prompts: tuple[str, ...], **options: Any) -> Comparison:
-    alone = [_ask(served, version, prompt, **options) for prompt in prompts]
+def _compare(smollm2: Served, version: str, prompts: tuple[str, ...], **options: Any) -> Comparison:
+    alone = [_ask(smollm2, version, prompt, **options) for prompt in prompts]
     comparison = Comparison(math.inf if options.get("temperature") else EPSILON[version])
-    with fill_slots(served.client, "smollm2", NUM_SLOTS - 1, version=version):
+    with fill_slots(smollm2.client, "smollm2", NUM_SLOTS - 1, version=version):
         for prompt, (ids, margins) in zip(prompts, alone, strict=True):
-            (found, _), most = served.most_active(
-                "smollm2", lambda prompt=prompt: _ask(served, version, prompt, **options), version
+            (found, _), most = smollm2.most_active(
+                "smollm2", lambda prompt=prompt: _ask(smollm2, version, prompt, **options), version
             )
             assert most == NUM_SLOTS
             comparison.add(prompt[:20], ids, found, margins)
@@ -53,25 +45,25 @@ def _compare(served: Served, version: str, prompts: tuple[str, ...], **options: 
 
 
 @builds
-def test_greedy_text_is_the_same_among_others(served: Served, version: str) -> None:
-    _compare(served, version, _PROMPTS[:1], max_tokens=10)
+def test_greedy_text_is_the_same_among_others(smollm2: Served, version: str) -> None:
+    _compare(smollm2, version, _PROMPTS[:1], max_tokens=10)
 
 
 @builds
-def test_drawn_text_is_the_same_among_others(served: Served, version: str) -> None:
-    comparison = _compare(served, version, _PROMPTS[3:4], max_tokens=10, temperature=0.9, seed=5)
+def test_drawn_text_is_the_same_among_others(smollm2: Served, version: str) -> None:
+    comparison = _compare(smollm2, version, _PROMPTS[3:4], max_tokens=10, temperature=0.9, seed=5)
     assert len(comparison.near) <= 1
 
 
 @pytest.mark.full
 @builds
-def test_every_greedy_text_is_the_same_among_others(served: Served, version: str) -> None:
-    comparison = _compare(served, version, _PROMPTS, max_tokens=40)
+def test_every_greedy_text_is_the_same_among_others(smollm2: Served, version: str) -> None:
+    comparison = _compare(smollm2, version, _PROMPTS, max_tokens=40)
     assert len(comparison.near) <= 2
 
 
 @pytest.mark.full
 @builds
-def test_every_drawn_text_is_the_same_among_others(served: Served, version: str) -> None:
-    comparison = _compare(served, version, _PROMPTS, max_tokens=40, temperature=0.9, seed=5)
+def test_every_drawn_text_is_the_same_among_others(smollm2: Served, version: str) -> None:
+    comparison = _compare(smollm2, version, _PROMPTS, max_tokens=40, temperature=0.9, seed=5)
     assert len(comparison.near) <= 2

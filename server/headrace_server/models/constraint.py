@@ -21,6 +21,9 @@ from headrace_server.errors import Reason, ServingError, Violation
 
 __all__ = ["ConstraintCompiler", "ConstraintSpec", "TokenMatcher"]
 
+# Between JSON's signs: with any white space allowed, small models write nothing else until their tokens are used up.
+_JSON_DEFAULTS: Any = {"whitespace_pattern": r"\n? {0,16}"}
+
 
 @dataclass(frozen=True, slots=True)
 class ConstraintSpec:
@@ -99,9 +102,9 @@ def _grammar(spec: ConstraintSpec) -> str:
             schema = json.loads(spec.text)
             if not isinstance(schema, dict):
                 raise ValueError("a JSON schema is an object")
-            return str(matcher.grammar_from_json_schema(schema))
+            return str(matcher.grammar_from_json_schema(schema, _JSON_DEFAULTS))
         case "json_object":
-            return str(matcher.grammar_from_json_schema({"type": "object"}))
+            return str(matcher.grammar_from_json_schema({"type": "object"}, _JSON_DEFAULTS))
         case "regex":
             return str(matcher.grammar_from_regex(spec.text))
         case "grammar":
