@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headrace_server.cli.faults import FAILURE, fail, plain_failures
+from headrace_server.cli.tour_generation import FACT, chat, finish, form, romanize
 from headrace_server.cli.tour_packages import HISTORY, WISH, also_needed, by_text
 
 if TYPE_CHECKING:
@@ -122,6 +123,10 @@ class _Tour:
             ),
             ("Tokenise a text", self._tokenize),
             ("Stream: 256 texts in messages of 16", self._stream),
+            (f"Generate: how does {FACT!r} go on?", lambda: self._generate("smollm2", finish)),
+            ("Generate: a chat of two turns, streamed", lambda: self._generate("smollm2", chat)),
+            ("Generate: an answer that a JSON schema lets through", lambda: self._generate("smollm2", form)),
+            ("Generate: an Arabic name in Latin letters", lambda: self._generate("romanizer", romanize)),
         ]
 
     def _find(self, task: str, kind: str, *, columns: Sequence[str] = ()) -> ModelInfo | None:
@@ -243,6 +248,11 @@ class _Tour:
             return _NOBODY
         (text,) = self._client.tokenize(model.name, "Turbines turn water into electricity.")
         return [" ".join(token.piece for token in text.tokens)]
+
+    def _generate(self, name: str, ask: Callable[[Client, str], list[str]]) -> list[str]:
+        """Asks the demo's own model: another would have another template, or none, and other letters."""
+        found = any(model.name == name and model.serving and "generate" in model.tasks for model in self._models)
+        return ask(self._client, name) if found else _NOBODY
 
     def _stream(self) -> list[str]:
         model = self._find("embed", "text")
