@@ -4,7 +4,7 @@
 #include <stddef.h>
 
 #define AHEAD 4096
-#define STREAM 1024
+#define STREAM 256 /* 1 KiB apart reads a tenth slower here */
 
 typedef struct {
     const char *start;

@@ -18,6 +18,10 @@ pytestmark = pytest.mark.usefixtures("variant")
 MODES = ("auto", "fp32", "int8")
 
 
+def _usable_cpus(thread: int = 0) -> set[int]:
+    return os.sched_getaffinity(thread) if hasattr(os, "sched_getaffinity") else set()
+
+
 def assert_exact(
     vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, metric: str = "dot", **options: object
 ) -> kernels.ScanReport:
@@ -162,7 +166,7 @@ def test_codes_at_their_largest_do_not_overflow() -> None:
 
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
 def test_answers_do_not_depend_on_the_number_of_threads(num_threads: int, rng: np.random.Generator) -> None:
-    items = kernels.pack_items(rng.standard_normal((50_000, 16), dtype=np.float32))
+    items = kernels.pack_items(rng.standard_normal((150_000, 16), dtype=np.float32))
     queries = rng.standard_normal((3, 16), dtype=np.float32)
     expected = kernels.scan_topk(items, queries, 10)
     got = kernels.scan_topk(items, queries, 10, num_threads=num_threads)
@@ -170,7 +174,7 @@ def test_answers_do_not_depend_on_the_number_of_threads(num_threads: int, rng: n
 
 
 def test_threads_that_scan_at_once_do_not_mix_their_answers(rng: np.random.Generator) -> None:
-    items = kernels.pack_items(rng.standard_normal((20_000, 16), dtype=np.float32))
+    items = kernels.pack_items(rng.standard_normal((80_000, 16), dtype=np.float32))
     queries = rng.standard_normal((8, 16), dtype=np.float32)
     expected = [kernels.scan_topk(items, query[None], 10)[0].tolist() for query in queries]
     wrong: list[int] = []
@@ -189,9 +193,17 @@ def test_threads_that_scan_at_once_do_not_mix_their_answers(rng: np.random.Gener
     assert wrong == []
 
 
+@pytest.mark.skipif(not 2 <= len(_usable_cpus()) <= 8, reason="needs Linux with two to eight CPUs")
+def test_workers_leave_the_cpu_that_their_caller_is_on(rng: np.random.Generator) -> None:
+    items = kernels.pack_items(rng.standard_normal((150_000, 16), dtype=np.float32))
+    kernels.scan_topk(items, rng.standard_normal((1, 16), dtype=np.float32), 10, num_threads=2)
+    fewer = [cpus for cpus in map(_usable_cpus, map(int, os.listdir("/proc/self/task"))) if cpus < _usable_cpus()]
+    assert {len(cpus) for cpus in fewer} == {len(_usable_cpus()) - 1}
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_child_of_a_fork_scans_with_threads_of_its_own(rng: np.random.Generator) -> None:
-    items = kernels.pack_items(rng.standard_normal((50_000, 16), dtype=np.float32))
+    items = kernels.pack_items(rng.standard_normal((100_000, 16), dtype=np.float32))
     query = rng.standard_normal((1, 16), dtype=np.float32)
     expected = kernels.scan_topk(items, query, 10, num_threads=3)[0]
     with warnings.catch_warnings():

@@ -21,6 +21,8 @@
 #define FIRST_TRIGGER 128 /* candidates beyond k at which a buffer is first pruned */
 #define CHUNK_BYTES (512 * 1024)
 #define LEAST_CHUNK_BYTES (64 * 1024)
+#define LEAST_SHARE_BYTES (512 * 1024) /* of a thread: less is read before another is awake */
+#define QUERIES_AS_READ 16 /* so many queries of a batch take as long as reading the rows does */
 #define MOST_CHUNK_ROWS 8192 /* a chunk of rows that all qualify must fit the candidates */
 #define CHOSEN_CHUNK 2048    /* rows of an allow-list */
 #define LEAST_CODE_SCALE 1e-10 /* below, scores may round to denormals by more than the slack */
@@ -267,14 +269,15 @@ static void rank_task(void *context, int slot) {
 
 static void plan_chunks(scan_pass *pass) {
     const hr_items *items = pass->items;
-    ptrdiff_t total = items->num_blocks, chunk, step = SCAN_STEP;
+    const ptrdiff_t row_bytes = items->stride * (ptrdiff_t)sizeof(float);
+    ptrdiff_t total = items->num_blocks, chunk, step = SCAN_STEP, bytes = SCAN_BLOCK * row_bytes;
     if (pass->request->chosen) {
         total = pass->request->num_chosen;
+        bytes = row_bytes;
         chunk = CHOSEN_CHUNK;
         step = 1;
     } else {
-        const int codes = pass->way == BY_CODES || pass->way == BY_CODE_TILES;
-        const ptrdiff_t bytes = codes ? block_bytes(items) : SCAN_BLOCK * items->stride * (ptrdiff_t)sizeof(float);
+        if (pass->way == BY_CODES || pass->way == BY_CODE_TILES) bytes = block_bytes(items);
         const ptrdiff_t share = total * bytes / (8 * (ptrdiff_t)pass->num_slots);
         chunk = smaller(larger(share, LEAST_CHUNK_BYTES), CHUNK_BYTES) / bytes;
         chunk = smaller(chunk, MOST_CHUNK_ROWS / SCAN_BLOCK);
@@ -282,7 +285,9 @@ static void plan_chunks(scan_pass *pass) {
     chunk = larger(step, chunk / step * step);
     pass->chunk = chunk;
     pass->num_chunks = (total + chunk - 1) / chunk;
-    pass->num_slots = (int)larger(1, smaller(pass->num_slots, pass->num_chunks));
+    const ptrdiff_t work = total * bytes / QUERIES_AS_READ * (QUERIES_AS_READ + pass->queries.num_queries);
+    const ptrdiff_t most_slots = larger(1, smaller(work / LEAST_SHARE_BYTES, pass->num_chunks));
+    pass->num_slots = (int)smaller(pass->num_slots, most_slots);
 }
 
 static int begin_shares(scan_pass *pass) {

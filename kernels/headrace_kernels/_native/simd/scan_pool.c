@@ -4,6 +4,9 @@
  * compare-and-swap: a worker that comes late finds nothing left to claim, and nobody waits for one that is not
  * scheduled. A caller that finds the pool taken by another runs its job alone.
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* sched_getcpu, CPU sets */
+#endif
 #include "scan.h"
 
 #include <pthread.h>
@@ -13,6 +16,7 @@
 
 #define MAX_WORKERS 255
 #define SPIN_NS 40000
+#define FEW_CPUS 8 /* with more of them one is idle, and a woken worker gets it */
 #define CLAIMABLE(state) ((state) & 0xffffu)
 #define RUNNING(state) ((state) >> 16 & 0xffffu)
 #define ONE_RUNNING ((uint64_t)1 << 16)
@@ -23,6 +27,10 @@ static pthread_mutex_t parking = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
 static _Atomic uint64_t state;
 static _Atomic int num_parked;
+static struct {
+    pthread_t thread;
+    int avoided; /* the CPU that it may not run on, or -1 */
+} workers[MAX_WORKERS];
 static int num_workers;
 static hr_task current_task;
 static void *current_context;
@@ -62,6 +70,26 @@ static void park(void) {
     pthread_mutex_unlock(&parking);
 }
 
+/* A worker that is woken where the caller runs begins when the caller has ended. Where other programs keep the CPUs
+ * busy the system wakes it there time and again, so workers are kept off the CPU that the caller is on. */
+static void leave_cpu_to_caller(void) {
+#ifdef __linux__
+    const int mine = sched_getcpu();
+    cpu_set_t usable;
+    int known = 0;
+    for (int i = 0; mine >= 0 && i < num_workers; ++i) {
+        if (workers[i].avoided == mine) continue;
+        if (!known) {
+            if (sched_getaffinity(0, sizeof usable, &usable)) return;
+            CPU_CLR(mine, &usable);
+            if (CPU_COUNT(&usable) < 1 || CPU_COUNT(&usable) >= FEW_CPUS) return;
+            known = 1;
+        }
+        if (!pthread_setaffinity_np(workers[i].thread, sizeof usable, &usable)) workers[i].avoided = mine;
+    }
+#endif
+}
+
 static void *worker(void *unused) {
     (void)unused;
     for (;;) {
@@ -92,8 +120,10 @@ static void start_workers(int wanted) {
     if (num_workers >= wanted || pthread_attr_init(&attributes)) return;
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, 512 * 1024);
-    for (pthread_t thread; num_workers < wanted; ++num_workers)
-        if (pthread_create(&thread, &attributes, worker, NULL)) break; /* fewer threads still do the whole job */
+    for (; num_workers < wanted; ++num_workers) {
+        if (pthread_create(&workers[num_workers].thread, &attributes, worker, NULL)) break; /* fewer do the whole job */
+        workers[num_workers].avoided = -1;
+    }
     pthread_attr_destroy(&attributes);
 }
 
@@ -108,14 +138,16 @@ void hr_pool_run(int num_slots, hr_task task, void *context) {
         return;
     }
     start_workers(num_slots - 1);
+    leave_cpu_to_caller();
     current_task = task;
     current_context = context;
     const uint64_t generation = (atomic_load(&state) & ~(GENERATION - 1)) + GENERATION;
     atomic_store(&state, generation | (uint64_t)(num_slots - 1));
     if (atomic_load(&num_parked)) {
+        /* Who holds the lock has seen the state or waits by now; woken without it, a worker need not wait for it. */
         pthread_mutex_lock(&parking);
-        for (int i = 1; i < num_slots; ++i) pthread_cond_signal(&wake);
         pthread_mutex_unlock(&parking);
+        for (int i = 1; i < num_slots; ++i) pthread_cond_signal(&wake);
     }
     task(context, 0);
     uint64_t seen = atomic_load(&state);
