@@ -127,7 +127,7 @@ buf: $(INSTALLED)              ## buf lint, and buf breaking against the last re
 # ---------------------------------------------------------------------------------------------------------------------
 # Matrix, distributions, benchmarks
 
-.PHONY: test-matrix test-sanitize test-aarch64 dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-recommend bench-catalog train-spam package-graph clean help
+.PHONY: test-matrix test-sanitize test-aarch64 dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-recommend bench-catalog bench-generation train-spam package-graph clean help
 test-matrix: $(KERNELS)        ## transports and messages on the oldest and newest grpcio and protobuf
 	@BIN=$(BIN) bash tests/contract/run_matrix.sh
 
@@ -145,6 +145,19 @@ $(PEERS)/.installed: $(PYPROJECTS) $(KERNELS) | $(BIN)/python
 	@$(PEERS)/bin/python -m pip --disable-pip-version-check -qq install 'setuptools>=77' 'Cython>=3.1,<4'
 	@HEADRACE_EXTENSIONS=0 $(PEERS)/bin/python -m pip --disable-pip-version-check -qq install --no-compile --no-build-isolation \
 		-e protos -e clients/python -e '.[cpu,bench,peers]'
+	@touch $@
+
+# llama.cpp's AMX code crashes when GCC 12 compiles it (ldtilecfg), so it is built without. The benchmark also keeps away
+# from it at run time, for builds made otherwise. Requirements come from the extra alone: our package is not needed there.
+GENERATION_PEERS := build/venvs/generation-peers
+$(GENERATION_PEERS)/.installed: pyproject.toml | $(BIN)/python
+	@echo "peers: installing generation peers into $(GENERATION_PEERS); llama.cpp is compiled (10 minutes on two cores)"
+	@$(BIN)/python -m venv $(GENERATION_PEERS)
+	@$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print("\n".join(project["optional-dependencies"]["generation-peers"]))' > $(GENERATION_PEERS)/requirements.txt
+	@CFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" CXXFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" \
+		CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" \
+		$(GENERATION_PEERS)/bin/python -m pip --disable-pip-version-check -qq install -r $(GENERATION_PEERS)/requirements.txt
 	@touch $@
 
 dist: $(INSTALLED)             ## wheels and sdists of the three distributions, in dist/
@@ -175,6 +188,10 @@ bench-catalog: $(KERNELS)      ## catalogs on disk beside plain sqlite3: upserts
 bench-recommend: $(PEERS)/.installed ## Recommend over gRPC beside Milvus Lite, and faiss behind the same transport
 	@$(PEERS)/bin/python benchmarks/bench_recommend.py --prepare
 	@$(PEERS)/bin/python benchmarks/bench_recommend.py $(ARGS)
+
+bench-generation: demo-models $(GENERATION_PEERS)/.installed ## text generation beside llama.cpp, onnxruntime-genai, OpenVINO
+	@$(BIN)/python benchmarks/bench_generation.py --prepare
+	@$(BIN)/python benchmarks/bench_generation.py $(ARGS)
 
 train-spam: demo-models        ## train the committed head of the text classifier again
 	@$(BIN)/python -c 'from pathlib import Path; from headrace_server.prepare.spam_training import train_spam; \
