@@ -1,4 +1,4 @@
-"""Greedy text through the whole server, fp32: what transformers wrote, token for token; alone, in batches, in chunks."""
+"""Greedy text through the whole server in fp32 is what transformers wrote: alone, in full batches, in chunks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo's language model answers over gRPC: facts, chats, forms, stops, figures; on both transports' real path."""
+"""What the demo's language model answers over gRPC: facts, chats, forms, stops, figures, characters."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@
     transport          writable again ─▶ what was joined ─▶ …
 
 A slow caller keeps nobody waiting, and its generation ends in its own time and frees its slot: all that waits is text,
-as much as its max_tokens can make. A caller that reads nothing for `stall_s` loses its call.
+as much as its max_tokens can make, in messages of a bounded size. A caller that reads nothing for `stall_s` loses its
+call.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import heapq
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -29,6 +31,8 @@ from headrace_server.rpc.transport.call import Call, Kind, Method
 from headrace_server.serving.context import RequestContext
 
 __all__ = ["text_stream_method"]
+
+_MAX_JOINED = 64  # tokens of one message: with 20 log-probabilities each, some tens of kilobytes
 
 Begin = Callable[[GenerateQuery, RequestContext, "TextStream"], None]
 
@@ -67,7 +71,7 @@ class TextStream:
         self._stalls = stalls
         self._stall_s = stall_s
         self._lock = threading.RLock()  # a call that is writable again already says so at once
-        self._waiting: dict[int, GenerationDelta] = {}  # by choice, what could not be sent yet
+        self._waiting = _Backlog()
         self._summary: GenerationSummary | None = None
         self._blocked = 0  # counts the times it was blocked; odd: it is
         self._over = False
@@ -76,8 +80,7 @@ class TextStream:
         with self._lock:
             if self._over:
                 return
-            earlier = self._waiting.get(delta.choice)
-            self._waiting[delta.choice] = delta if earlier is None else earlier.joined(delta)
+            self._waiting.add(delta)
             self._flush()
 
     def on_done(self, summary: GenerationSummary) -> None:
@@ -90,15 +93,15 @@ class TextStream:
             if self._over:
                 return
             self._over = True
-        self.exchange.fail(error, after_queued=True)
+            blocked = self._blocked % 2 == 1  # who reads nothing would never come to what stands behind the queue
+        self.exchange.fail(error, after_queued=not blocked)
 
     def _flush(self) -> None:
         """Sends what waits while the call takes it; then the summary and the end. Under the lock."""
         call = self.exchange.call
         while not self._blocked % 2 and not self._over:
             if self._waiting:
-                delta = self._waiting.pop(next(iter(self._waiting)))
-                if not call.send(encode_delta(delta).SerializeToString()) and call.active:
+                if not call.send(encode_delta(self._waiting.take()).SerializeToString()) and call.active:
                     self._block()
             elif self._summary is not None:
                 self._over = True
@@ -126,6 +129,32 @@ class TextStream:
         self.exchange.context.cancel()
         self.exchange.call.cancel()
         self.exchange.abandon()
+
+
+class _Backlog:
+    """What could not be sent yet, in order; the deltas of a choice are joined up to a size."""
+
+    def __init__(self) -> None:
+        self._joined: deque[list[GenerationDelta]] = deque()  # each one delta, which may still grow
+        self._last: dict[int, list[GenerationDelta]] = {}  # by choice
+
+    def __len__(self) -> int:
+        return len(self._joined)
+
+    def add(self, delta: GenerationDelta) -> None:
+        last = self._last.get(delta.choice)
+        if last is not None and len(last[0].tokens) + len(delta.tokens) <= _MAX_JOINED:
+            last[0] = last[0].joined(delta)
+            return
+        self._last[delta.choice] = last = [delta]
+        self._joined.append(last)
+
+    def take(self) -> GenerationDelta:
+        """The first; raises IndexError where there is none."""
+        (delta,) = first = self._joined.popleft()
+        if self._last.get(delta.choice) is first:
+            del self._last[delta.choice]
+        return delta
 
 
 class _Stalls:

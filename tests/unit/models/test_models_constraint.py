@@ -56,6 +56,20 @@ def test_random_texts_under_a_schema_are_instances_of_it() -> None:
         assert len(person["name"]) <= 8
 
 
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [('{"name":"a"', True), ('{\n  "name": "a"', True), ('{\n\n"name"', False), ("{" + " " * 20 + '"name"', False)],
+)
+def test_white_space_between_the_signs_of_json_is_bounded(text: str, allowed: bool) -> None:
+    matcher = COMPILER.compile(ConstraintSpec("json_schema", PERSON))
+    through = True
+    for token in TOKENIZER.encode(text).ids:
+        through = through and bool(matcher.allowed()[token // 32] >> token % 32 & 1)
+        if through:
+            matcher.accept(token)
+    assert through == allowed
+
+
 def test_random_texts_under_a_regular_expression_match_it() -> None:
     expression = r"[a-f]{2,4}-(the|and)\d"
     for seed in range(20):
