@@ -32,6 +32,7 @@ PEERS = ROOT / "build" / "venvs" / "generation-peers" / "bin" / "python"
 ENGINES = {
     "fast": (sys.executable, "generation_headrace.py", str(MODELS / "fast")),
     "accurate": (sys.executable, "generation_headrace.py", str(MODELS / "accurate")),
+    "fast, 128 tokens a step": (sys.executable, "generation_headrace.py", str(MODELS / "fast"), "--chunk", "128"),
     "fast, whole prompts": (sys.executable, "generation_headrace.py", str(MODELS / "fast"), "--chunk", "65536"),
     "llama.cpp Q4_1": (str(PEERS), "generation_peers.py", "llama", str(Q4)),
     "llama.cpp Q8_0": (str(PEERS), "generation_peers.py", "llama", str(Q8)),
@@ -142,7 +143,7 @@ def measure(processes: Sequence[Process], section: str, seed: int, arguments: ar
 
     def in_turn(load: str, case: int, **asked: Any) -> Iterator[Row]:
         for process in processes if seed % 2 else processes[::-1]:
-            if process.name.endswith("whole prompts") and section != "mixed":
+            if process.name.startswith("fast, ") and section != "mixed":
                 continue
             try:
                 yield {"section": section, "case": case, "engine": process.name, **process.ask(load, **asked)}
