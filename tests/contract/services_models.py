@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -103,13 +104,19 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving_models(repository: Path, transport_name: str, *, catalogs: Path | None = None) -> Iterator[Serving]:
-    """The repository served on a free port, ready; with the catalogs of a directory."""
+def serving_models(
+    repository: Path, transport_name: str, *, catalogs: Path | None = None, **transport: Any
+) -> Iterator[Serving]:
+    """The repository served on a free port, ready; with the catalogs of a directory; `transport`: more options."""
     config = ServerConfig(
         repository=repository,
         threads=ThreadBudget(num_cores=2),
         transport=TransportOptions(
-            listen=("127.0.0.1:0",), transport=transport_name, max_message_bytes=8_000_000, drain_grace_s=2
+            listen=("127.0.0.1:0",),
+            transport=transport_name,
+            max_message_bytes=8_000_000,
+            drain_grace_s=2,
+            **transport,
         ),
         admin=AdminOptions(listen=None),
         catalogs=CatalogOptions(directory=catalogs),

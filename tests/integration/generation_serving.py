@@ -17,7 +17,7 @@ from headrace_server.server import Server
 from headrace_server.serving.decoder.decoder import Decoder
 from headrace_server.serving.text_servable import TextServable
 
-__all__ = ["NUM_SLOTS", "Comparison", "Served", "fill_slots", "ids_of", "margins_of", "serve_generators"]
+__all__ = ["NUM_SLOTS", "Comparison", "Served", "eventually", "fill_slots", "ids_of", "margins_of", "serve_generators"]
 
 NUM_SLOTS = 16
 R = TypeVar("R")
