@@ -10,6 +10,10 @@ many rows as its last run had, while they keep coming: those whom it has just an
 would else be split between two runs. It waits no longer than that share of a run's time, never for a caller who came
 alone, nor where the first in line is short of time.
 
+Enough. Where rows get no cheaper beyond some padded length of a run in all, `enough_units` ends it there, if such a run
+is long at all: callers are answered sooner, and while their next requests are on the way the worker finds others
+waiting, instead of beginning with the first that comes back.
+
 Order. A row runs by its deadline, or `PATIENCE_S` after it was submitted where the deadline is further away or absent:
 a fixed moment that later arrivals cannot push back, so nothing starves, and work with a near deadline passes work
 without one. Equals run in the order they came. Of a request larger than a batch, each further batch gives way by one
@@ -55,6 +59,7 @@ class Batcher:
     runner       computes one batch, blocking, on up to `num_workers` threads at once
     name         the model, for thread names, the log and the observer; `version` likewise
     company_share  of a run's time that a worker may wait for company; 0: it never does
+    enough_units   padded units that fill a run, if one of so many takes 5 ms or longer; 0: rows alone are counted
     clock        seconds, monotonic, the clock of `RequestContext.deadline`
     """
 
@@ -68,6 +73,7 @@ class Batcher:
         version: str = "",
         observer: BatchObserver | None = None,
         company_share: float = 0.0,
+        enough_units: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
@@ -82,7 +88,7 @@ class Batcher:
         self._all_done = threading.Condition(self._lock)
         self._queue = RowQueue()
         self._service_time = ServiceTime()
-        self._door = Door(policy, self._queue, self._service_time, num_workers)
+        self._door = Door(policy, self._queue, self._service_time, num_workers, enough_units)
         self._seq = 0
         self._last_arrival = 0.0
         self._last_size = 1  # rows of the run that ended last
@@ -185,15 +191,16 @@ class Batcher:
         order = _order(request.deadline, now)
         seq = self._seq
         self._seq = seq + len(rows)
-        batch = self._policy.max_batch_size
-        push, units = self._queue.push, self._door.units
+        push = self._queue.push
+        units = [self._door.units(row) for row in rows]
+        mean_units = sum(units) / len(rows)
+        batch = self._door.rows_a_run(mean_units)
         step = 0.0
         if len(rows) > batch:
-            mean_units = sum(units(row) for row in rows) / len(rows)
             step = self._service_time.batch_seconds(batch * mean_units)
         entries = []
         for index, row in enumerate(rows):
-            entry = Entry(row, request, index, order + index // batch * step, seq + index, now, units(row))
+            entry = Entry(row, request, index, order + index // batch * step, seq + index, now, units[index])
             entries.append(entry)
             push(entry)
         request.entries = entries
@@ -232,13 +239,15 @@ class Batcher:
                 size = policy.max_batch_size
                 if not delay_s:
                     size = min(size, -(-self._queue.num_rows // (1 + self._num_idle)))
-                elif self._admitting and self._queue.num_rows < size:
+                elif self._admitting and self._queue.num_rows < self._door.rows_a_run(self._queue.mean_units):
                     head = self._queue.head(now, expired)
                     timeout = None if head is None else head.submitted + delay_s - now
                 if self._company_share and self._admitting:
                     timeout = self._company_due_s(self._last_size, free_since, now, expired)
                 if timeout is None or timeout <= 0:
-                    batch = self._queue.take(size, policy.max_padding_ratio, self._too_late(now), expired)
+                    batch = self._queue.take(
+                        size, policy.max_padding_ratio, self._too_late(now), expired, self._door.units_a_run()
+                    )
                     if batch:
                         self._running[worker] = (now + self._service_time.batch_seconds(_padded(batch)), batch)
                         return batch

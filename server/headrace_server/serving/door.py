@@ -20,14 +20,18 @@ __all__ = ["Door"]
 
 _RETRY_UNKNOWN_S = 0.1  # advice while nothing has been measured
 _RETRY_RANGE_S = (0.01, 30.0)
+_LONG_RUN_S = 0.005  # beside a run of this time, what every run costs whatever its size is little
 
 
 class Door:
     """Judges new rows by the queue's length, the rows ahead of them, and the times that batches took."""
 
-    __slots__ = ("_num_workers", "_policy", "_queue", "_service_time")
+    __slots__ = ("_enough_units", "_num_workers", "_policy", "_queue", "_service_time")
 
-    def __init__(self, policy: BatchPolicy, queue: RowQueue, service_time: ServiceTime, num_workers: int) -> None:
+    def __init__(
+        self, policy: BatchPolicy, queue: RowQueue, service_time: ServiceTime, num_workers: int, enough_units: int = 0
+    ) -> None:
+        self._enough_units = enough_units
         self._policy = policy
         self._queue = queue
         self._service_time = service_time
@@ -68,6 +72,16 @@ class Door:
                 return refusals.deadline_infeasible(remaining_s=deadline - now, needed_s=needed_s)
         return None
 
+    def units_a_run(self) -> int:
+        """Padded units beyond which more rows make a run longer and not cheaper; 0: rows alone are counted."""
+        enough = self._enough_units
+        return enough if enough and self._service_time.batch_seconds(enough) >= _LONG_RUN_S else 0
+
+    def rows_a_run(self, mean_units: float) -> int:
+        """Rows of `mean_units` that fill a run."""
+        limit, units = self._policy.max_batch_size, self.units_a_run()
+        return min(limit, max(1, int(units // mean_units))) if units and mean_units else limit
+
     def units(self, row: Row) -> int:
         """The row's length as it is padded when alone; 1 for rows of one shape."""
         if not row.length:
@@ -84,7 +98,7 @@ class Door:
                 rows=rows_ahead + len(rows),
                 units=units_ahead + own_units,
                 num_workers=self._num_workers,
-                max_batch_size=self._policy.max_batch_size,
+                max_batch_size=self.rows_a_run((units_ahead + own_units) / (rows_ahead + len(rows))),
                 busy_s=busy_s,
             )
 
@@ -95,8 +109,8 @@ class Door:
 
     def _retry_after_s(self, rows_over: int) -> float:
         """Seconds until `rows_over` places are likely to be free."""
-        batch = self._policy.max_batch_size
-        mean_units = self._queue.num_units / max(1, self._queue.num_rows)
+        mean_units = self._queue.mean_units
+        batch = self.rows_a_run(mean_units)
         seconds = self._service_time.batch_seconds(batch * mean_units) * rows_over / (batch * self._num_workers)
         low, high = _RETRY_RANGE_S
         return min(max(seconds, low), high) if seconds else _RETRY_UNKNOWN_S

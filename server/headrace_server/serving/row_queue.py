@@ -32,6 +32,11 @@ class RowQueue:
         self.num_rows = 0
         self.num_units = 0
 
+    @property
+    def mean_units(self) -> float:
+        """Padded units of the mean waiting row; 0.0 where none waits."""
+        return self.num_units / self.num_rows if self.num_rows else 0.0
+
     def push(self, entry: Entry) -> None:
         """Gives a new entry its place."""
         assert entry.row is not None
@@ -88,10 +93,13 @@ class RowQueue:
         found = self._head(now, expired)
         return None if found is None else found[1][0][2]
 
-    def take(self, max_rows: int, max_padding_ratio: float, now: float, expired: list[Request]) -> list[Entry]:
+    def take(
+        self, max_rows: int, max_padding_ratio: float, now: float, expired: list[Request], max_units: int = 0
+    ) -> list[Entry]:
         """The next batch: the earliest entry and those that may share its run. Empty when nothing waits.
 
-        Of every batch: longest padded length · rows ≤ max_padding_ratio · sum of padded lengths.
+        Of every batch: longest padded length · rows ≤ max_padding_ratio · sum of padded lengths; and of every one of
+        several rows, where `max_units` is given: longest padded length · rows ≤ max_units.
         """
         found = self._head(now, expired)
         if found is None:
@@ -103,7 +111,8 @@ class RowQueue:
         while len(batch) < max_rows:
             best: _Heap | None = None
             for units, heap in lengths.items():
-                if max(longest, units) * (len(batch) + 1) > max_padding_ratio * (total + units):
+                padded = max(longest, units) * (len(batch) + 1)
+                if padded > max_padding_ratio * (total + units) or (max_units and padded > max_units):
                     continue
                 if self._earliest(heap, now, expired) and (best is None or heap[0] < best[0]):
                     best = heap

@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -182,6 +182,31 @@ def test_padding_within_a_batch_stays_within_its_bound(make: MakeBatcher, runner
     for batch in runner.lengths[1:]:
         padded = [-(-n // 16) * 16 for n in batch]
         assert max(padded) * len(padded) <= ratio * sum(padded)
+
+
+@pytest.mark.parametrize(("run_s", "most"), [(0.006, 4), (0.004, 12)])
+def test_a_long_run_ends_at_enough_units_and_a_short_one_at_its_rows(run_s: float, most: int) -> None:
+    now = [100.0]
+    runner = GatedRunner()
+
+    def timed(rows: Sequence[Row]) -> BatchResult:
+        now[0] += run_s
+        return runner(rows)
+
+    policy = BatchPolicy(max_batch_size=12, length_bucket=16)
+    batcher = Batcher(timed, policy, num_workers=1, name="m", enough_units=64, clock=lambda: now[0])
+    try:
+        occupied = batcher.submit([row(0, length=16)], RequestContext())  # after it a run's time is known
+        runner.wait_until_running()
+        futures = [batcher.submit([row(i, length=n)], RequestContext()) for i, n in enumerate([16] * 12 + [100])]
+        runner.open()
+        for future in [occupied, *futures]:
+            future.result(10)
+    finally:
+        runner.open()
+        batcher.close(timeout_s=10)
+    assert len(runner.lengths[1]) == most
+    assert [100] in runner.lengths  # longer than enough: it runs all the same, alone
 
 
 def test_rows_of_different_shape_keys_never_share_a_batch(make: MakeBatcher, runner: GatedRunner) -> None:
