@@ -27,6 +27,8 @@ _CPU = "CPUExecutionProvider"
 _NUMPY = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_, "tensor(float)": np.float32,
           "tensor(float16)": np.float16}  # fmt: skip
 
+_FILLED = ("attention_mask", "position_ids", "use_cache_branch", "num_logits_to_keep")
+
 
 class _Slot:
     """One sequence: its states, what its encoder said, and how many tokens they stand for."""
@@ -59,6 +61,9 @@ class CopiedDecode:
         self._options.log_severity_level = FATAL_ONLY
         self._inputs = {node.name: node for node in self._decoder.get_inputs()}
         self._encoder_inputs = {node.name: node for node in self._encoder.get_inputs()} if self._encoder else {}
+        # The branch with a past was traced with one new token, which may have left out the mask among several.
+        self._has_branches = "use_cache_branch" in self._inputs
+        num_growing = len(self._names.states) - len(self._names.fixed_after_first)
         self._check(spec)
         self._slots = [_Slot() for _ in range(num_slots)]
         heads, width = spec.num_kv_heads, spec.head_dim
@@ -67,9 +72,9 @@ class CopiedDecode:
             num_slots=num_slots,
             max_length=spec.max_length,
             vocabulary_size=spec.vocabulary_size,
-            bytes_per_token=max(1, len(self._names.states) * heads * width * item),
+            bytes_per_token=max(1, num_growing * heads * width * item),
             shared_buffer=False,
-            chunked=self._encoder is None,
+            chunked=self._encoder is None and not self._has_branches,
             batched=False,
             encoder_decoder=self._encoder is not None,
         )
@@ -100,11 +105,16 @@ class CopiedDecode:
         if self._encoder is not None:
             self._encode(held, tokens)
             tokens = np.array([self._start_id], np.int64)
-        logits = self._advance(held, tokens)
+        logits = self._advance(held, tokens, all_rows=all_rows)
         return logits if all_rows else logits[-1]
 
     def decode(self, tokens: Tokens) -> Logits:
-        rows = [self._advance(self._slots[slot], tokens[slot : slot + 1])[-1] for slot in range(len(tokens))]
+        before = [self._beginning(slot, slot.length) for slot in self._slots[: len(tokens)]]
+        try:
+            rows = [self._advance(self._slots[slot], tokens[slot : slot + 1])[-1] for slot in range(len(tokens))]
+        except ServingError:
+            self._slots[: len(tokens)] = before
+            raise
         return np.stack(rows)
 
     def clear(self, slot: int) -> None:
@@ -149,8 +159,8 @@ class CopiedDecode:
         held.states = {name: outputs[output] for name, output in names.first.items()}
         held.length = 0
 
-    def _advance(self, held: _Slot, tokens: Tokens) -> Logits:
-        """f32[t, v] after `tokens`; the slot's states are those that the run gave."""
+    def _advance(self, held: _Slot, tokens: Tokens, *, all_rows: bool = False) -> Logits:
+        """f32[t, v] after `tokens`, or of the last alone; the slot's states are those that the run gave."""
         names, count = self._names, len(tokens)
         first = held.length == 0
         feeds = dict(held.memory)
@@ -162,7 +172,7 @@ class CopiedDecode:
             "attention_mask": np.ones((1, total)),
             "position_ids": np.arange(held.length, total)[None],
             "use_cache_branch": np.array([not first]),
-            "num_logits_to_keep": np.array(0),
+            "num_logits_to_keep": np.array(0 if all_rows else 1),  # 0: all
         }
         for name, value in given.items():
             if name in self._inputs and name not in feeds:
@@ -185,6 +195,8 @@ class CopiedDecode:
         part.states = dict(held.states)
         if length != held.length:
             for name, value in held.states.items():
+                if name in self._names.fixed_after_first:
+                    continue
                 array = np.ascontiguousarray(value.numpy()[:, :, :length])
                 part.states[name] = self._runtime.OrtValue.ortvalue_from_numpy(array)
         return part
@@ -192,14 +204,14 @@ class CopiedDecode:
     def _empty(self, name: str) -> Any:
         """Nothing yet: a past of no tokens; of one where the graph chooses its branch, which does not read it then."""
         node = self._inputs[name]
-        length = 1 if "use_cache_branch" in self._inputs else 0
+        length = 1 if self._has_branches else 0
         shape = [
             size if isinstance(size, int) else (1 if axis == 0 else length) for axis, size in enumerate(node.shape)
         ]
         return self._runtime.OrtValue.ortvalue_from_numpy(np.zeros(shape, _NUMPY[node.type]))
 
     def _value(self, inputs: Mapping[str, Any], name: str, array: Any) -> Any:
-        typed: npt.NDArray[Any] = np.ascontiguousarray(array, dtype=_NUMPY.get(inputs[name].type, np.int64))
+        typed: npt.NDArray[Any] = np.array(array, _NUMPY.get(inputs[name].type, np.int64), order="C")
         return self._runtime.OrtValue.ortvalue_from_numpy(typed)
 
     def _run(self, session: Any, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
@@ -223,6 +235,17 @@ class CopiedDecode:
             if self._start_id is None:
                 raise ServingError(Reason.MODEL_INVALID, "config.json: decoder_start_token_id: missing")
         if lacking:
-            raise ServingError(
-                Reason.MODEL_INVALID, f"{spec.decoder.name} cannot be served as a decoder: it lacks {lacking[0]!r}"
-            )
+            raise _unfit(spec, f"it lacks {lacking[0]!r}")
+        filled = {names.tokens, *names.states, *names.memory, *_FILLED, names.memory_mask}
+        unknown = [name for name in self._inputs if name not in filled]
+        if unknown:
+            raise _unfit(spec, f"input {unknown[0]!r} is none that a decoder fills")
+        types = {node.name: node.type for node in self._encoder.get_outputs()} if self._encoder is not None else {}
+        for name, output in {**names.memory, **names.first}.items():
+            if self._inputs[name].type != types[output]:
+                wanted = f"{self._inputs[name].type} for {name!r}, the encoder gives {types[output]}"
+                raise _unfit(spec, f"it wants {wanted}; serve graphs of one precision")
+
+
+def _unfit(spec: GenerationSpec, problem: str) -> ServingError:
+    return ServingError(Reason.MODEL_INVALID, f"{spec.decoder.name} cannot be served as a decoder: {problem}")

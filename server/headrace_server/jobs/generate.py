@@ -6,6 +6,7 @@ decoder's thread   token ─▶ text, stop texts ─▶ listener.on_delta … �
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -182,7 +183,7 @@ def _sampling(query: GenerateQuery, defaults: GenerationDefaults, seed: int) -> 
         repetition_penalty=wish("repetition_penalty", defaults.repetition_penalty),
         frequency_penalty=wish("frequency_penalty", 0.0),
         presence_penalty=wish("presence_penalty", 0.0),
-        logit_bias=dict(wishes.logit_bias),
+        logit_bias={**dict.fromkeys(defaults.forbidden, -math.inf), **wishes.logit_bias},
         seed=seed,
     )
 

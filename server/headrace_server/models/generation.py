@@ -21,7 +21,10 @@ class CacheKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDefaults:
-    """How tokens are chosen where a request does not say: generation_config.json, else greedy."""
+    """How tokens are chosen where a request does not say: generation_config.json, else greedy.
+
+    forbidden   tokens that are never chosen, unless a request gives them a bias
+    """
 
     temperature: float = 0.0
     top_k: int = 0
@@ -30,6 +33,7 @@ class GenerationDefaults:
     repetition_penalty: float = 1.0
     num_beams: int = 1
     length_penalty: float = 1.0
+    forbidden: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

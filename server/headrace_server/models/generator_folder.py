@@ -8,24 +8,45 @@ encoder_model.onnx + decoder_model*.onnx         encoder–decoder models, as op
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from headrace_server.models.folder import model_invalid
 from headrace_server.models.generation import CacheKind, GenerationDefaults, GenerationSpec, GraphNames
+from headrace_server.models.generator_settings import (
+    chat_template,
+    end_ids,
+    generation_defaults,
+    generation_settings,
+    not_applied,
+    special_tokens,
+)
 from headrace_server.models.manifest import MANIFEST_NAME, EncoderDecoderSection
+from headrace_server.models.onnx_header import read_onnx_header
 from headrace_server.models.signature import TensorSpec
 from headrace_server.models.source import Source, integer
 
 __all__ = ["is_generator", "read_generator"]
 
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx", "context_length")
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
+_CONTEXT_KEYS = (
+    *("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx", "context_length", "seq_length"),
+    *("max_seq_len", "max_decoder_position_embeddings", "max_target_positions"),
+)
+_HEADS = ("num_key_value_heads", "decoder_attention_heads", "num_attention_heads", "n_head", "num_heads")
+_HEAD_DIM = ("head_dim", "head_size", "d_kv")
+_UNLIMITED = 1_000_000  # tokenizers without a limit say 1e30
+# What engines fill in beside keys and values.
+_FILLED = {
+    *("input_ids", "attention_mask", "position_ids", "seqlens_k", "total_sequence_length", "logit_rows"),
+    *("num_logits_to_keep", "use_cache_branch", "encoder_hidden_states", "encoder_attention_mask"),
+}
 
 
 def is_generator(source: Source) -> bool:
-    """Whether the graph keeps past keys and values, or the manifest says what it keeps."""
-    return source.manifest.encoder_decoder is not None or any(spec.name.startswith("past") for spec in source.inputs)
+    """Whether the graph keeps keys and values, or the manifest says what it keeps."""
+    if source.manifest.encoder_decoder is not None or any(spec.name.startswith("past") for spec in source.inputs):
+        return True
+    given = {spec.name for spec in source.inputs}
+    return "input_ids" in given and any(spec.name.startswith("present.") for spec in source.outputs)
 
 
 def read_generator(source: Source) -> GenerationSpec:
@@ -33,6 +54,7 @@ def read_generator(source: Source) -> GenerationSpec:
     if source.manifest.encoder_decoder is not None:
         return _named_by_manifest(source, source.manifest.encoder_decoder)
     past = [spec for spec in source.inputs if spec.name.startswith("past")]
+    _check_whole(source, past)
     if not all(len(spec.shape) == 4 for spec in past) or len(past) % 2:
         raise model_invalid(
             f"{source.graph}: {past[0]}: keys and values are [batch, heads, past, head_dim], two a layer"
@@ -40,31 +62,57 @@ def read_generator(source: Source) -> GenerationSpec:
     if "tokenizer.json" not in source.files:
         raise model_invalid("a text generator without tokenizer.json; save the model's fast tokenizer there")
     config, file = _model_config(source)
-    settings = source.files.read_optional_json("generation_config.json")
+    settings = generation_settings(source)
     cache = _cache(source)
     encoder = _encoder(source)
+    _check_inputs(source, past, cache)
     spec = GenerationSpec(
         decoder=source.files.path(source.graph),
         encoder=None if encoder is None else source.files.path(encoder),
         cache=cache,
         names=_names(source, past, encoder),
-        num_layers=len(past) // 2,
-        num_kv_heads=_dimension(past[0], 1, config, ("num_key_value_heads", "num_attention_heads", "n_head"), file),
-        head_dim=_dimension(past[0], 3, config, ("head_dim", "head_size"), file),
+        num_layers=sum(".encoder." not in spec.name for spec in past) // 2,
+        num_kv_heads=_dimension(past[0], 1, config, _HEADS, file),
+        head_dim=_dimension(past[0], 3, config, _HEAD_DIM, file),
         vocabulary_size=_vocabulary_size(source, config, file),
-        context_length=_context_length(config, file),
-        end_ids=_end_ids(settings, "generation_config.json") or _end_ids(config, file),
+        context_length=_context_length(source, config, file),
+        end_ids=end_ids(settings, "generation_config.json") or end_ids(config, file),
         decoder_start_id=_start_id(settings, config, file),
-        chat_template=_chat_template(source),
-        special_tokens=_special_tokens(source),
-        defaults=_defaults(settings),
+        chat_template=chat_template(source),
+        special_tokens=special_tokens(source),
+        defaults=generation_defaults(settings),
         policy=source.decoder,
     )
     longest = spec.policy.max_length
     if longest > spec.context_length:
         raise model_invalid(f"{MANIFEST_NAME}: decoder.max_length: {longest}, limit {spec.context_length} of {file}")
     _take_notes(source, spec)
+    source.notes.extend(f"generation_config.json: {setting} is not applied" for setting in not_applied(settings))
     return spec
+
+
+def _check_whole(source: Source, past: list[TensorSpec]) -> None:
+    """One half of a pair keeps its cache for the other half: only merged graphs are served."""
+    names = {spec.name for spec in source.inputs}
+    first_only = not past
+    later_only = any(".encoder." in spec.name for spec in past) and "encoder_hidden_states" not in names
+    if first_only or later_only:
+        lacking = "takes no past" if first_only else "cannot begin without a past"
+        raise model_invalid(
+            f"{source.graph}: {lacking}, it is one of a pair (decoder_model.onnx, decoder_with_past_model.onnx); export"
+            " the two merged, as decoder_model_merged.onnx, which optimum-cli does unless told --no-post-process"
+        )
+
+
+def _check_inputs(source: Source, past: list[TensorSpec], cache: CacheKind) -> None:
+    for spec in source.inputs:
+        if spec not in past and spec.name not in _FILLED:
+            raise model_invalid(f"{source.graph}: input {spec} is none that a decoder fills; export the graph without")
+    for spec in past:
+        if spec.dtype not in ("float32", "float16"):
+            raise model_invalid(f"{source.graph}: {spec}: keys and values are float32 or float16")
+    if cache is CacheKind.SHARED_BUFFER and any(spec.name == "use_cache_branch" for spec in source.inputs):
+        raise model_invalid(f"{source.graph}: use_cache_branch beside GroupQueryAttention; export it without")
 
 
 def _model_config(source: Source) -> tuple[Mapping[str, Any], str]:
@@ -109,13 +157,24 @@ def _dimension(spec: TensorSpec, axis: int, config: Mapping[str, Any], keys: tup
 
 
 def _encoder(source: Source) -> str | None:
-    """The encoder's graph beside the decoder's; None for a decoder alone."""
+    """The encoder's graph beside the decoder's: of its kind (_quantized, _fp16), else plain; None: a decoder alone."""
     if not any(spec.name == "encoder_hidden_states" for spec in source.inputs):
         return None
-    wanted = source.graph.replace("decoder_model_merged", "encoder_model").replace("decoder_model", "encoder_model")
-    if wanted == source.graph or wanted not in source.files:
-        raise model_invalid(f"{source.graph} reads encoder_hidden_states, but there is no {wanted}; copy the export")
-    return wanted
+    folder, slash, name = source.graph.rpartition("/")
+    alike = name.replace("decoder_model_merged", "encoder_model").replace("decoder_model", "encoder_model")
+    names = [f"{folder}{slash}{each}" for each in (alike, "encoder_model.onnx") if each != name]
+    found = next((each for each in names if each in source.files), None)
+    if found is None:
+        raise model_invalid(
+            f"{source.graph} reads encoder_hidden_states, but there is no {' or '.join(dict.fromkeys(names))};"
+            " copy the whole export"
+        )
+    _check_external(source, found)
+    return found
+
+
+def _check_external(source: Source, graph: str) -> None:
+    source.files.check_external(graph, read_onnx_header(source.files.path(graph)).external_files)
 
 
 def _names(source: Source, past: list[TensorSpec], encoder: str | None) -> GraphNames:
@@ -140,6 +199,7 @@ def _named_by_manifest(source: Source, section: EncoderDecoderSection) -> Genera
         raise model_invalid(f"{MANIFEST_NAME}: encoder_decoder.logits: {logits}, its last size must be the vocabulary")
     if "tokenizer.json" not in source.files:
         raise model_invalid("a text generator without tokenizer.json; save the model's fast tokenizer there")
+    _check_external(source, section.encoder)
     spec = GenerationSpec(
         decoder=source.files.path(source.graph),
         encoder=source.files.path(section.encoder),
@@ -183,69 +243,21 @@ def _vocabulary_size(source: Source, config: Mapping[str, Any], file: str) -> in
     return size
 
 
-def _context_length(config: Mapping[str, Any], file: str) -> int:
+def _context_length(source: Source, config: Mapping[str, Any], file: str) -> int:
+    """Positions the model has; of one with relative positions (T5) what its tokenizer or the manifest says."""
     for key in _CONTEXT_KEYS:
         value = integer(config, key, file)
         if value:
             return value
-    raise model_invalid(f"{file}: max_position_embeddings: missing; it says how long a text may be")
-
-
-def _end_ids(settings: Mapping[str, Any], file: str) -> frozenset[int]:
-    value = settings.get("eos_token_id")
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in ids):
-        raise model_invalid(f"{file}: eos_token_id: {value!r}, a token or a list of tokens is expected")
-    return frozenset(ids)
-
-
-def _chat_template(source: Source) -> str:
-    """chat_template.jinja, or tokenizer_config.json's; of several the one named "default"."""
-    if "chat_template.jinja" in source.files:
-        return source.files.read_bytes("chat_template.jinja", 1024 * 1024).decode(errors="replace")
-    found = source.files.read_optional_json("tokenizer_config.json").get("chat_template")
-    if isinstance(found, list):
-        by_name = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
-        found = by_name.get("default")
-    return found if isinstance(found, str) else ""
-
-
-def _special_tokens(source: Source) -> dict[str, str]:
-    tokens: dict[str, str] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        settings = source.files.read_optional_json(file)
-        for name in _SPECIAL:
-            token = settings.get(name)
-            if isinstance(token, dict):
-                token = token.get("content")
-            if isinstance(token, str):
-                tokens[name] = token
-    return tokens
-
-
-def _defaults(settings: Mapping[str, Any]) -> GenerationDefaults:
-    """generation_config.json's; values that make no sense are left out rather than refused: they are but defaults."""
-
-    def number(key: str, low: float, high: float, default: float) -> float:
-        value = settings.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            return default
-        return float(value)
-
-    drawn = settings.get("do_sample") is True
-    defaults = GenerationDefaults(
-        repetition_penalty=number("repetition_penalty", 0.01, 10, 1.0),
-        num_beams=int(number("num_beams", 1, 16, 1)),
-        length_penalty=number("length_penalty", -10, 10, 1.0),
-    )
-    if not drawn:
-        return defaults
-    return replace(
-        defaults,
-        temperature=number("temperature", 0.01, 100, 1.0),
-        top_k=int(number("top_k", 0, 1_000_000, 50)),
-        top_p=number("top_p", 0.0001, 1, 1.0),
-        min_p=number("min_p", 0, 1, 0.0),
+    if file == "config.json":
+        said = source.files.read_optional_json("tokenizer_config.json").get("model_max_length")
+        if isinstance(said, int) and not isinstance(said, bool) and 0 < said < _UNLIMITED:
+            return said
+        if source.decoder.max_length:
+            return source.decoder.max_length
+    raise model_invalid(
+        f"{file}: max_position_embeddings: missing; it says how long a text may be (a model without a limit:"
+        f" set decoder.max_length in {MANIFEST_NAME})"
     )
 
 
