@@ -354,8 +354,7 @@ def _group_sums(weights: Floats) -> Floats:
         sums = sums + lanes[:, step]
     sums = sums[:, :8] + sums[:, 8:]
     sums = sums[:, :4] + sums[:, 4:]
-    answer: Floats = (sums[:, 0] + sums[:, 2]) + (sums[:, 1] + sums[:, 3])
-    return answer
+    return ((sums[:, 0] + sums[:, 2]) + (sums[:, 1] + sums[:, 3])).astype(np.float32, copy=False)
 
 
 def _logprobs(logits: Floats, top: int | None) -> tuple[NDArray[np.int32], Floats]:

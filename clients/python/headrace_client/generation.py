@@ -244,9 +244,9 @@ def _constraint(options: Mapping[str, Any]) -> pb.Constraint | None:
     name, value = given[0], options[given[0]]
     if name == "choices":
         return pb.Constraint(choices=pb.ConstraintChoices(texts=value))
-    if name == "json_schema" and not isinstance(value, str):
-        value = json.dumps(value)
-    return pb.Constraint(**{name: value})
+    constraint = pb.Constraint()
+    setattr(constraint, name, json.dumps(value) if isinstance(value, Mapping) else value)
+    return constraint
 
 
 def _tokens(tokens: Any) -> tuple[GeneratedToken, ...]:
