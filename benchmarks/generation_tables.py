@@ -66,7 +66,7 @@ def _print_quality(rows: Rows) -> None:
     last = {row["engine"]: row for row in rows}
     count = next(iter(last.values()))["case"]
     fp32 = next(iter(last.values()))["fp32_perplexity"]
-    print(f"\nBeside fp32, on {count} tokens of seven texts (perplexity of fp32: {fp32:.2f})\n")
+    print(f"\nBeside fp32, on {count} tokens of four texts (perplexity of fp32: {fp32:.2f})\n")
     print("| | KL divergence, nats | top-1 agreement | perplexity |")
     print("|---|---|---|---|")
     for engine, row in last.items():
