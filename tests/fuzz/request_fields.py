@@ -103,9 +103,12 @@ def _map_changes(field: FieldDescriptor, path: str, place: Place, depth: int) ->
             else:
                 entries[key] = edge_values(value)[0]
 
-    for key in edge_values(field.message_type.fields_by_name["key"]):
+    key_field = field.message_type.fields_by_name["key"]
+    for key in edge_values(key_field):
         yield path, lambda request, key=key: fill(request, [key])
-    yield path, lambda request: fill(request, [f"column{index}" for index in range(_MANY)])
+    texts = key_field.cpp_type == FieldDescriptor.CPPTYPE_STRING
+    many: list[Any] = [f"column{index}" if texts else index for index in range(_MANY)]
+    yield path, lambda request: fill(request, many)
     if value.message_type is not None and depth < _MAX_DEPTH:
 
         def inner(request: Any) -> Any:

@@ -14,7 +14,9 @@ from request_fields import edge_values, is_map, is_repeated
 
 from headrace.v1 import tensor_pb2
 
-__all__ = ["damaged_bytes", "requests"]
+__all__ = ["GENERATOR", "damaged_bytes", "requests"]
+
+GENERATOR = "llama"  # a model that generates text, beside MODELS
 
 _MAX_DEPTH = 7
 _LIKELY = frozenset({"model", "inputs", "request", "left", "query", "documents", "texts", "name", "catalog", "items"})
@@ -53,7 +55,7 @@ def _matrices(draw: st.DrawFn) -> Message:
 # By full name of the field, or of the message.
 _SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
     "catalog": _catalogs,
-    "headrace.v1.ModelSelector.name": st.sampled_from([*MODELS, BROKEN, "nobody"]),
+    "headrace.v1.ModelSelector.name": st.sampled_from([*MODELS, GENERATOR, GENERATOR, BROKEN, "nobody"]),
     "headrace.v1.ModelSelector.version": st.sampled_from(["1", "2", ""]),
     "headrace.v1.Input.text": _texts,
     "headrace.v1.TextPair.text": _texts,
@@ -80,6 +82,27 @@ _SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
     "headrace.v1.RecommendRequest.k": st.integers(0, 5),
     "headrace.v1.ItemBatch.ids": st.sampled_from(["a", "b", "c", "d"]),
     "headrace.v1.ItemQuery.ids": st.sampled_from(["a", "b", "c"]),
+    "headrace.v1.GenerateRequest.prompt": _texts,
+    "headrace.v1.GenerateRequest.max_tokens": st.integers(1, 8),
+    "headrace.v1.GenerateRequest.min_tokens": st.integers(0, 8),
+    "headrace.v1.GenerateRequest.num_choices": st.integers(0, 3),
+    "headrace.v1.GenerateRequest.num_beams": st.integers(0, 1),
+    "headrace.v1.GenerateRequest.top_logprobs": st.integers(0, 20),
+    "headrace.v1.GenerateRequest.priority": st.integers(-100, 100),
+    "headrace.v1.GenerateRequest.stop": st.sampled_from(["a", "the end", "é"]),
+    "headrace.v1.TokenIds.ids": st.integers(0, 300),
+    "headrace.v1.ChatMessage.role": st.sampled_from(["user", "assistant", "tool"]),
+    "headrace.v1.Sampling.temperature": st.floats(0, 5, width=32),
+    "headrace.v1.Sampling.top_p": st.floats(0.125, 1, width=32),
+    "headrace.v1.Sampling.min_p": st.floats(0, 1, width=32),
+    "headrace.v1.Sampling.repetition_penalty": st.floats(0.5, 2, width=32),
+    "headrace.v1.Sampling.frequency_penalty": st.floats(-2, 2, width=32),
+    "headrace.v1.Sampling.presence_penalty": st.floats(-2, 2, width=32),
+    "headrace.v1.Sampling.length_penalty": st.floats(-2, 2, width=32),
+    "headrace.v1.Sampling.logit_bias.key": st.integers(0, 300),
+    "headrace.v1.Constraint.json_schema": st.sampled_from(['{"type": "object"}', "true", '{"$ref": "#"}', "{"]),
+    "headrace.v1.Constraint.regex": st.sampled_from(["[a-c]{2,5}!", "(a|b)*", "(", "(a{1000}){1000}"]),
+    "headrace.v1.Constraint.grammar": st.sampled_from(["start: /a+/", "start: start", "start: b", "%%%"]),
     "headrace.v1.UserQuery.catalog": st.just("users"),
     "grpc.health.v1.HealthCheckRequest.service": st.sampled_from(["", "headrace.v1.EmbeddingService", "model:mood"]),
 }

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from contract.services_models import Serving, picture, serving_models, write_repository
+from decoder_folders import write_decoder
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
@@ -23,7 +24,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from request_fields import requests_with_one_field_at_its_edge
-from request_strategies import damaged_bytes, requests
+from request_strategies import GENERATOR, damaged_bytes, requests
 
 from headrace.v1 import (
     catalog_pb2,
@@ -35,7 +36,7 @@ from headrace.v1 import (
     tensor_pb2,
 )
 
-TIMEOUT_S = 5
+TIMEOUT_S = 20
 NUM_EXAMPLES, NUM_EXAMPLES_FULL = 5, 500
 NUM_SWEEP = 600
 _FILES = (
@@ -92,6 +93,7 @@ BUILT = {
     "Classify", "ClassifyStream", "Embed", "EmbedStream", "Similarity", "Rerank", "Tokenize", "ListModels", "GetModel",
     "Check", "List", "Watch", "ServerReflectionInfo", "Recommend", "CreateCatalog", "DropCatalog", "ListCatalogs",
     "DescribeCatalog", "UpsertItems", "UpsertItemsStream", "DeleteItems", "GetItems", "ScanItems", "SwapCatalogs",
+    "Generate", "GenerateText",
 }  # fmt: skip
 built_rpcs = pytest.mark.parametrize("rpc", [rpc for rpc in RPCS if rpc.path.rpartition("/")[2] in BUILT], ids=str)
 
@@ -164,6 +166,7 @@ class Target:
 @pytest.fixture(scope="module", params=["direct", "aio"])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     repository: Path = write_repository(tmp_path_factory.mktemp("repository"))
+    write_decoder(repository / GENERATOR / "1")
     errors: list[logging.LogRecord] = []
     handler = logging.Handler(logging.ERROR)
     handler.emit = errors.append  # type: ignore[method-assign]
@@ -288,6 +291,25 @@ def _catalog_bases() -> Iterator[tuple[str, Message]]:
         )
 
 
+def _generation_bases() -> Iterator[tuple[str, Message]]:
+    model, sampling = {"name": GENERATOR}, {"temperature": 0.5, "seed": 3, "logit_bias": {5: 1.0}}
+    chat = {"messages": [{"role": "user", "content": "the end", "tool_calls": [{"a": 1}]}], "tools": [{"name": "b"}]}
+    for asked in (
+        {
+            "prompt": "in the end",
+            "stop": ["zz"],
+            "stop_token_ids": [7],
+            "sampling": sampling,
+            "constraint": {"regex": "a*"},
+        },
+        {"chat": {**chat, "template_values": {"c": "d"}}, "constraint": {"choices": {"texts": ["the end"]}}},
+        {"token_ids": {"ids": [5, 6]}, "echo": True, "logprobs": True, "top_logprobs": 2, "num_choices": 2},
+    ):
+        request = generation_pb2.GenerateRequest(model=model, max_tokens=4, **asked)
+        yield "Generate", request
+        yield "GenerateText", generation_pb2.GenerateTextRequest(request=request)
+
+
 def _bases() -> Iterator[tuple[str, Message]]:
     """Requests that are answered, by RPC."""
     ids = {name: _tensor(1, 1, 1) for name in ("input_ids", "attention_mask", "token_type_ids")}
@@ -316,6 +338,7 @@ def _bases() -> Iterator[tuple[str, Message]]:
     yield "ListModels", model_service_pb2.ListModelsRequest(page_size=2)
     yield "GetModel", model_service_pb2.GetModelRequest(model={"name": "mood"})
     yield from _catalog_bases()
+    yield from _generation_bases()
     yield "Check", health_pb2.HealthCheckRequest(service="")
     yield "ServerReflectionInfo", reflection_pb2.ServerReflectionRequest(list_services="*")
 

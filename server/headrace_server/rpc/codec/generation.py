@@ -144,14 +144,16 @@ def _decode_chat(chat: pb.Chat) -> ChatPrompt:
         if message.name:
             plain["name"] = require_text(message.name, f"{path}.name", MAX_NAME_BYTES)
         if message.tool_calls:
-            plain["tool_calls"] = [_plain(call) for call in message.tool_calls]
+            plain["tool_calls"] = [
+                _plain(call, f"{path}.tool_calls[{number}]") for number, call in enumerate(message.tool_calls)
+            ]
         if message.tool_call_id:
             plain["tool_call_id"] = require_text(message.tool_call_id, f"{path}.tool_call_id", MAX_NAME_BYTES)
         messages.append(plain)
     return ChatPrompt(
         messages=messages,
-        tools=[_plain(tool) for tool in chat.tools],
-        template_values=_plain(chat.template_values),
+        tools=[_plain(tool, f"chat.tools[{number}]") for number, tool in enumerate(chat.tools)],
+        template_values=_plain(chat.template_values, "chat.template_values"),
         add_generation_prompt=chat.add_generation_prompt if chat.HasField("add_generation_prompt") else True,
     )
 
@@ -174,9 +176,12 @@ def _decode_constraint(constraint: pb.Constraint) -> ConstraintSpec:
             raise invalid_input("constraint", "required: json_schema, json_object, regex, grammar or choices")
 
 
-def _plain(struct: Struct) -> dict[str, Any]:
+def _plain(struct: Struct, field: str) -> dict[str, Any]:
     """The struct as dictionaries and lists; numbers that are whole as int, since a template would print 3 as 3.0."""
-    plain: dict[str, Any] = _whole(MessageToDict(struct))
+    try:
+        plain: dict[str, Any] = _whole(MessageToDict(struct))
+    except ValueError:
+        raise invalid_input(field, "a number that is not finite, which JSON cannot hold") from None
     return plain
 
 
