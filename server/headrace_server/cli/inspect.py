@@ -13,6 +13,7 @@ import typer
 from headrace_server.cli.faults import FAILURE, plain_failures
 
 if TYPE_CHECKING:
+    from headrace_server.models.generation import GenerationSpec
     from headrace_server.models.report import InspectReport, ModelReport
 
 __all__ = ["inspect"]
@@ -67,13 +68,49 @@ def _lines(each: ModelReport) -> list[str]:
         lines.append(f"columns     {columns}")
     if model.prompts:
         lines.append(f"prompts     {', '.join(model.prompts)}")
+    if model.generator is not None:
+        lines += _generator_lines(model.generator.spec)
     size = sum(file.size_bytes for file in model.files)
     engine, batching = model.engine, model.batching
+    beside = f"at most {batching.max_batch_size} rows" if model.generator is None else "token by token"
     lines += [
-        f"would run   on device {engine.device}, precision {engine.precision}, at most {batching.max_batch_size} rows",
+        f"would run   on device {engine.device}, precision {engine.precision}, {beside}",
         f"files       {len(model.files)}, {size / 1e6:.1f} MB, SHA-256 {model.digest[:16]}…",
     ]
     return lines + [f"note        {note}" for note in model.notes]
+
+
+def _generator_lines(spec: GenerationSpec) -> list[str]:
+    said = spec.defaults
+    drawn = (
+        f"temperature {said.temperature:g}, top-k {said.top_k}, top-p {said.top_p:g}, min-p {said.min_p:g}"
+        if said.temperature
+        else "the likeliest token"
+    )
+    beams = f", {said.num_beams} beams" if spec.encoder is not None and said.num_beams > 1 else ""
+    penalty = f", repetition penalty {said.repetition_penalty:g}" if said.repetition_penalty != 1 else ""
+    return [
+        f"cache       {spec.cache.value}, {spec.policy.max_slots} slots of {spec.max_length} tokens",
+        f"context     {spec.context_length} tokens",
+        f"ends        {', '.join(map(str, sorted(spec.end_ids))) or 'none'}",
+        f"chat        {'by its own template' if spec.chat_template else 'no template'}",
+        f"defaults    {drawn}{beams}{penalty}",
+    ]
+
+
+def _generator_fields(spec: GenerationSpec | None) -> dict[str, Any] | None:
+    if spec is None:
+        return None
+    return {
+        "cache": spec.cache.value,
+        "slots": spec.policy.max_slots,
+        "max_length": spec.max_length,
+        "context_length": spec.context_length,
+        "end_ids": sorted(spec.end_ids),
+        "encoder_decoder": spec.encoder is not None,
+        "chat_template": bool(spec.chat_template),
+        "defaults": asdict(spec.defaults) | {"forbidden": sorted(spec.defaults.forbidden)},
+    }
 
 
 def _fields(each: ModelReport) -> dict[str, Any]:
@@ -102,6 +139,7 @@ def _fields(each: ModelReport) -> dict[str, Any]:
         "features": [asdict(column) for column in model.features],
         "engine": asdict(model.engine),
         "batching": asdict(model.batching),
+        "generator": _generator_fields(None if model.generator is None else model.generator.spec),
         "files": [asdict(file) for file in model.files],
         "digest": model.digest,
         "notes": model.notes,

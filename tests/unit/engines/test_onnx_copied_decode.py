@@ -11,14 +11,17 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-from exported_decoders import answers, open_decoder, unpacked
+from exported_decoders import Answer, answers, open_decoder, unpacked
 from onnx import TensorProto, helper
 
 from headrace_server.engines.decode import DecodeState, Logits
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.generation import CacheKind
 from headrace_server.models.load import load_model
+from headrace_server.serving.decoder.beams import BeamSearch
+from headrace_server.serving.decoder.sequence import SequenceRequest
 
+END = 1  # of every export
 WHOLE = {  # export: whose answers
     "gpt2": "gpt2",
     "gpt2-merged": "gpt2",
@@ -279,3 +282,34 @@ def test_a_decoder_without_its_encoder_is_refused(tmp_path: Path) -> None:
     folder = unpacked("marian", tmp_path / "1")
     (folder / "encoder_model.onnx").unlink()
     assert "there is no encoder_model.onnx" in problem(folder)
+
+
+def searched(state: DecodeState, answer: Answer, penalty: float) -> tuple[list[int], float]:
+    request = SequenceRequest(
+        prompt=ids(*answer.prompt), max_tokens=24, end_ids=frozenset({END}), num_beams=4, length_penalty=penalty
+    )
+    search = BeamSearch(request, 24)
+    going = search.advance(state.prefill(0, request.prompt)[None])
+    while going:
+        length = state.length(0)
+        saved = [state.save(row, length) for row, _ in going]
+        for slot in range(4):
+            state.clear(slot)
+        for slot, kept in enumerate(saved):
+            state.restore(kept, slot, length)
+        going = search.advance(state.decode(ids(*(token for _, token in going))))
+    for slot in range(4):
+        state.clear(slot)
+    best = search.best
+    return [chosen.id for chosen in best.tokens], best.score
+
+
+@pytest.mark.parametrize("name", ["t5", "marian"])
+@pytest.mark.parametrize("penalty", [1.0, 0.0, 2.0])
+def test_beams_are_those_of_transformers(folders: dict[str, Path], name: str, penalty: float) -> None:
+    with opened(folders[name]) as state:
+        for answer in answers(name):
+            wanted = answer.beams[f"{penalty:g}"]
+            tokens, score = searched(state, answer, penalty)
+            assert tokens == [token for token in wanted["tokens"] if token != END]
+            assert score == pytest.approx(wanted["score"], abs=1e-3)
