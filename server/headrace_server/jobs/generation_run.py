@@ -110,23 +110,20 @@ class GenerationRun:
 
     def named(self, token: ChosenToken) -> GeneratedToken:
         """The token with its text."""
-        text = self._generator.tokenizer.tokenizer.decode
+        text = self._generator.token_text
         return GeneratedToken(
             token.id,
-            text([token.id], skip_special_tokens=False),
+            text(token.id),
             token.logprob,
             tuple(
-                TokenLogprob(number, text([number], skip_special_tokens=False), logprob)
+                TokenLogprob(number, text(number), logprob)
                 for number, logprob in zip(token.top_ids, token.top_logprobs, strict=True)
             ),
         )
 
     def token_text(self, token: int | None) -> str:
         """The text of a stop token; "" where there is none."""
-        if token is None:
-            return ""
-        text: str = self._generator.tokenizer.tokenizer.decode([token], skip_special_tokens=False)
-        return text
+        return "" if token is None else self._generator.token_text(token)
 
     @property
     def echoed(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headrace_server.models.chat import ChatTemplate
 from headrace_server.models.constraint import ConstraintCompiler
@@ -27,10 +27,18 @@ class Generator:
     tokenizer: TextTokenizer
     chat: ChatTemplate | None
     constraints: ConstraintCompiler
+    _texts: dict[int, str] = field(default_factory=dict, repr=False)  # of tokens, as they come up
 
     def detokenizer(self, prompt: Sequence[int], *, keep_special_tokens: bool) -> Detokenizer:
         """A fresh one, for the tokens that follow `prompt`."""
         return Detokenizer(self.tokenizer.tokenizer, prompt, keep_special_tokens=keep_special_tokens)
+
+    def token_text(self, token: int) -> str:
+        """The text of one token by itself; U+FFFD where its bytes are a part of a character."""
+        text = self._texts.get(token)
+        if text is None:
+            text = self._texts[token] = self.tokenizer.tokenizer.decode([token], skip_special_tokens=False)
+        return text
 
 
 def open_generator(source: Source) -> Generator:
