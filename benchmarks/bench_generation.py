@@ -32,7 +32,7 @@ PEERS = ROOT / "build" / "venvs" / "generation-peers" / "bin" / "python"
 ENGINES = {
     "fast": (sys.executable, "generation_headrace.py", str(MODELS / "fast")),
     "accurate": (sys.executable, "generation_headrace.py", str(MODELS / "accurate")),
-    "fast, 128 tokens a step": (sys.executable, "generation_headrace.py", str(MODELS / "fast"), "--chunk", "128"),
+    "fast, 256 tokens a step": (sys.executable, "generation_headrace.py", str(MODELS / "fast"), "--chunk", "256"),
     "fast, whole prompts": (sys.executable, "generation_headrace.py", str(MODELS / "fast"), "--chunk", "65536"),
     "llama.cpp Q4_1": (str(PEERS), "generation_peers.py", "llama", str(Q4)),
     "llama.cpp Q8_0": (str(PEERS), "generation_peers.py", "llama", str(Q8)),
