@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace_server.engines.base import Array, EngineInfo
-from headrace_server.engines.onnx_session import FATAL_ONLY, load_runtime, open_session
+from headrace_server.engines.onnx_session import FATAL_ONLY, load_runtime, open_session, run_fault
 from headrace_server.engines.onnx_types import GraphTensor, check_feeds, graph_tensor, map_matrix, shapes_disagree
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.signature import TensorSpec
@@ -165,7 +165,7 @@ class OnnxEngine:
         if kind == "InvalidArgument":
             message = "tensors: the model cannot take these values or shapes"
             return ServingError(Reason.INVALID_INPUT, message, detail=str(error))
-        return ServingError(Reason.INTERNAL, "the model could not be run", detail=f"{kind}: {error}")
+        return run_fault(error)
 
 
 def _declared(nodes: Sequence[Any]) -> dict[str, GraphTensor]:

@@ -17,13 +17,12 @@ import numpy.typing as npt
 
 from headrace_server.engines.base import EngineInfo
 from headrace_server.engines.decode import DecodeInfo, Logits, SavedPrefix, Tokens
-from headrace_server.engines.onnx_session import FATAL_ONLY, load_runtime, open_session
+from headrace_server.engines.onnx_session import CPU, FATAL_ONLY, decoder_info, load_runtime, open_session, run_fault
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.generation import GenerationSpec
 
 __all__ = ["CopiedDecode"]
 
-_CPU = "CPUExecutionProvider"
 _NUMPY = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_, "tensor(float)": np.float32,
           "tensor(float16)": np.float16}  # fmt: skip
 
@@ -52,7 +51,7 @@ class CopiedDecode:
         self._runtime = runtime = load_runtime()
         self._names = spec.names
         self._start_id = spec.decoder_start_id
-        options = {"device": "cpu", "provider": _CPU, "num_threads": num_threads, "spin": True}
+        options = {"device": "cpu", "provider": CPU, "num_threads": num_threads, "spin": True}
         self._decoder: Any = open_session(spec.decoder, **options)  # type: ignore[arg-type]
         self._encoder: Any = None
         if spec.encoder is not None:
@@ -78,16 +77,7 @@ class CopiedDecode:
             batched=False,
             encoder_decoder=self._encoder is not None,
         )
-        self._info = EngineInfo(
-            engine="onnx",
-            runtime_version=f"onnxruntime {runtime.__version__}",
-            device="cpu",
-            provider=_CPU,
-            precision=precision or "fp32",
-            num_threads=num_threads,
-            num_workers=1,
-            load_time_ms=(time.perf_counter() - started) * 1e3,
-        )
+        self._info = decoder_info(precision, num_threads=num_threads, started=started)
 
     @property
     def info(self) -> EngineInfo:
@@ -218,9 +208,7 @@ class CopiedDecode:
         try:
             values: list[Any] = session.run_with_ort_values(outputs, feeds, self._options)
         except Exception as error:
-            raise ServingError(
-                Reason.INTERNAL, "the model could not be run", detail=f"{type(error).__name__}: {error}"
-            ) from error
+            raise run_fault(error) from error
         return values
 
     def _check(self, spec: GenerationSpec) -> None:

@@ -22,14 +22,13 @@ import numpy.typing as npt
 
 from headrace_server.engines.base import EngineInfo
 from headrace_server.engines.decode import DecodeInfo, Logits, SavedPrefix, Tokens
-from headrace_server.engines.onnx_session import FATAL_ONLY, load_runtime, open_session
+from headrace_server.engines.onnx_session import CPU, FATAL_ONLY, decoder_info, load_runtime, open_session, run_fault
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.generation import GenerationSpec
 
 __all__ = ["SharedBufferDecode"]
 
 _Memory = npt.NDArray[Any]
-_CPU = "CPUExecutionProvider"
 
 
 @dataclass(slots=True)
@@ -57,7 +56,7 @@ class SharedBufferDecode:
     ) -> None:
         started = time.perf_counter()
         self._runtime = runtime = load_runtime()
-        self._session: Any = open_session(spec.decoder, device="cpu", provider=_CPU, num_threads=num_threads, spin=spin)
+        self._session: Any = open_session(spec.decoder, device="cpu", provider=CPU, num_threads=num_threads, spin=spin)
         self._options = runtime.RunOptions()
         self._options.log_severity_level = FATAL_ONLY
         inputs = {node.name: node for node in self._session.get_inputs()}
@@ -84,16 +83,7 @@ class SharedBufferDecode:
             chunked=True,
             batched=True,
         )
-        self._info = EngineInfo(
-            engine="onnx",
-            runtime_version=f"onnxruntime {runtime.__version__}",
-            device="cpu",
-            provider=_CPU,
-            precision=precision or "fp32",
-            num_threads=num_threads,
-            num_workers=1,
-            load_time_ms=(time.perf_counter() - started) * 1e3,
-        )
+        self._info = decoder_info(precision, num_threads=num_threads, started=started)
 
     @property
     def info(self) -> EngineInfo:
@@ -202,9 +192,7 @@ class SharedBufferDecode:
         try:
             self._session.run_with_iobinding(run.binding, self._options)
         except Exception as error:
-            raise ServingError(
-                Reason.INTERNAL, "the model could not be run", detail=f"{type(error).__name__}: {error}"
-            ) from error
+            raise run_fault(error) from error
 
     def _check(self, spec: GenerationSpec, inputs: dict[str, Any]) -> None:
         """Raises MODEL_INVALID where the graph is not of the shape that its folder says."""

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from headrace_server.engines.base import EngineInfo
 from headrace_server.engines.devices import device_unavailable
 from headrace_server.engines.heap import trim_heap
 from headrace_server.errors import Reason, ServingError
 
-__all__ = ["FATAL_ONLY", "available_providers", "load_runtime", "open_session"]
+__all__ = ["CPU", "FATAL_ONLY", "available_providers", "decoder_info", "load_runtime", "open_session", "run_fault"]
+
+CPU = "CPUExecutionProvider"
 
 FATAL_ONLY = 4  # log severity
 
@@ -108,6 +112,25 @@ def open_session(
             cure="install the driver and libraries it needs, or set device to cpu or auto",
         )
     return session
+
+
+def decoder_info(precision: str, *, num_threads: int, started: float) -> EngineInfo:
+    """What a decoder runs on, one step at a time; its loading began at `started`, by `time.perf_counter()`."""
+    return EngineInfo(
+        engine="onnx",
+        runtime_version=f"onnxruntime {load_runtime().__version__}",
+        device="cpu",
+        provider=CPU,
+        precision=precision or "fp32",
+        num_threads=num_threads,
+        num_workers=1,
+        load_time_ms=(time.perf_counter() - started) * 1e3,
+    )
+
+
+def run_fault(error: Exception) -> ServingError:
+    """A run that failed for no fault of its caller; what the runtime said is for the log."""
+    return ServingError(Reason.INTERNAL, "the model could not be run", detail=f"{type(error).__name__}: {error}")
 
 
 def _installed(distribution: str) -> bool:

@@ -117,7 +117,7 @@ def _prompt(query: GenerateQuery, generator: Generator) -> tuple[str, Sequence[i
     """The prompt's text, where it is echoed, and its tokens."""
     given = query.prompt
     if isinstance(given, str):
-        return given, _tokens(generator, given, add_special_tokens=True)
+        return given, generator.tokenizer.ids(given, add_special_tokens=True)
     if isinstance(given, ChatPrompt):
         if generator.chat is None:
             raise ServingError(
@@ -129,7 +129,7 @@ def _prompt(query: GenerateQuery, generator: Generator) -> tuple[str, Sequence[i
             values=given.template_values,
             add_generation_prompt=given.add_generation_prompt,
         )
-        return text, _tokens(generator, text, add_special_tokens=False)
+        return text, generator.tokenizer.ids(text, add_special_tokens=False)
     ids = list(given)
     limit = generator.spec.vocabulary_size
     for index, token in enumerate(ids):
@@ -137,10 +137,6 @@ def _prompt(query: GenerateQuery, generator: Generator) -> tuple[str, Sequence[i
             raise invalid_input(f"token_ids.ids[{index}]", f"{token}, the vocabulary has {limit}", limit=limit)
     text = generator.tokenizer.tokenizer.decode(ids, skip_special_tokens=False) if query.echo else ""
     return text, ids
-
-
-def _tokens(generator: Generator, text: str, *, add_special_tokens: bool) -> Sequence[int]:
-    return generator.tokenizer.ids(text, add_special_tokens=add_special_tokens)
 
 
 def _requests(query: GenerateQuery, generator: Generator, prompt: Sequence[int], seed: int) -> list[SequenceRequest]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from headrace_server.jobs.generate import GenerationListener
 
 __all__ = ["GenerationRun"]
-
-logger = logging.getLogger(__name__)
 
 _REASONS = {Finish.END: FinishReason.END, Finish.STOP: FinishReason.STOP, Finish.LENGTH: FinishReason.LENGTH}
 
@@ -62,7 +59,7 @@ class GenerationRun:
         self._query = query
         self._generator = generator
         self._prompt = prompt
-        self._echoed = echoed
+        self.echoed = echoed
         self._seed = seed
         self._model = model
         self._context = context
@@ -124,10 +121,6 @@ class GenerationRun:
     def token_text(self, token: int | None) -> str:
         """The text of a stop token; "" where there is none."""
         return "" if token is None else self._generator.token_text(token)
-
-    @property
-    def echoed(self) -> str:
-        return self._echoed
 
     def _fail(self, error: ServingError) -> None:
         with self._lock:

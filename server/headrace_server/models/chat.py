@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from headrace_server.errors import Reason, ServingError, Violation
+from headrace_server.errors import ServingError, invalid_input
 from headrace_server.models.folder import model_invalid
 
 __all__ = ["ChatTemplate"]
@@ -66,7 +66,7 @@ class ChatTemplate:
         """
         taken = sorted(_RESERVED.intersection(values or {}))
         if taken:
-            raise _invalid(f"{field}.template_values.{taken[0]}", "this name is set by the request itself")
+            raise invalid_input(f"{field}.template_values.{taken[0]}", "this name is set by the request itself")
         pieces: list[str] = []
         left, limit = self._max_bytes, time.monotonic() + _LIMIT_S
         try:
@@ -79,22 +79,18 @@ class ChatTemplate:
                 pieces.append(piece)
                 left -= len(piece.encode())
                 if left < 0:
-                    raise _invalid(field, f"more than {self._max_bytes} bytes after the template, the limit")
+                    raise invalid_input(field, f"more than {self._max_bytes} bytes after the template, the limit")
                 if time.monotonic() > limit:
-                    raise _invalid(field, f"the template took more than {_LIMIT_S:g} s, the limit")
+                    raise invalid_input(field, f"the template took more than {_LIMIT_S:g} s, the limit")
         except _Refused as error:
-            raise _invalid(field, f"the model's chat template refuses it: {error}") from None
+            raise invalid_input(field, f"the model's chat template refuses it: {error}") from None
         except ServingError:
             raise
         except Exception as error:
             # What jinja says of the caller's values is of use to the caller: it names neither paths nor our own lines.
             what = str(error) if isinstance(error, jinja2.TemplateError) else type(error).__name__
-            raise _invalid(field, f"the model's chat template cannot read it: {what[:200]}") from None
+            raise invalid_input(field, f"the model's chat template cannot read it: {what[:200]}") from None
         return "".join(pieces)
-
-
-def _invalid(field: str, description: str) -> ServingError:
-    return ServingError(Reason.INVALID_INPUT, f"{field}: {description}", violations=[Violation(field, description)])
 
 
 def _refuse(message: str) -> NoReturn:

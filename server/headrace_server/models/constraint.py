@@ -17,7 +17,7 @@ import llguidance.numpy
 import numpy as np
 import numpy.typing as npt
 
-from headrace_server.errors import Reason, ServingError, Violation
+from headrace_server.errors import Reason, ServingError, invalid_input
 
 __all__ = ["ConstraintCompiler", "ConstraintSpec", "TokenMatcher"]
 
@@ -80,10 +80,10 @@ class ConstraintCompiler:
         try:
             grammar = _grammar(spec)
         except ValueError as error:
-            raise _invalid(path, str(error)) from None
+            raise invalid_input(path, str(error)) from None
         matcher = llguidance.LLMatcher(self._vocabulary(), grammar, log_level=0)
         if matcher.is_error():
-            raise _invalid(path, _reason(matcher.get_error()))
+            raise invalid_input(path, _reason(matcher.get_error()))
         return TokenMatcher(matcher, self._vocabulary_size)
 
     def _vocabulary(self) -> Any:
@@ -111,10 +111,6 @@ def _grammar(spec: ConstraintSpec) -> str:
             return str(matcher.grammar_from_lark(spec.text))
         case "choices":
             return str(matcher.grammar_from_lark("start: " + " | ".join(json.dumps(text) for text in spec.choices)))
-
-
-def _invalid(field: str, description: str) -> ServingError:
-    return ServingError(Reason.INVALID_INPUT, f"{field}: {description}", violations=[Violation(field, description)])
 
 
 def _reason(text: str) -> str:

@@ -59,8 +59,7 @@ def read_generator(source: Source) -> GenerationSpec:
         raise model_invalid(
             f"{source.graph}: {past[0]}: keys and values are [batch, heads, past, head_dim], two a layer"
         )
-    if "tokenizer.json" not in source.files:
-        raise model_invalid("a text generator without tokenizer.json; save the model's fast tokenizer there")
+    _require_tokenizer(source)
     config, file = _model_config(source)
     settings = generation_settings(source)
     cache = _cache(source)
@@ -89,6 +88,11 @@ def read_generator(source: Source) -> GenerationSpec:
     _take_notes(source, spec)
     source.notes.extend(f"generation_config.json: {setting} is not applied" for setting in not_applied(settings))
     return spec
+
+
+def _require_tokenizer(source: Source) -> None:
+    if "tokenizer.json" not in source.files:
+        raise model_invalid("a text generator without tokenizer.json; save the model's fast tokenizer there")
 
 
 def _check_whole(source: Source, past: list[TensorSpec]) -> None:
@@ -197,8 +201,7 @@ def _named_by_manifest(source: Source, section: EncoderDecoderSection) -> Genera
     logits = source.output(section.logits, "encoder_decoder.logits")
     if not logits.shape or logits.shape[-1] < 1:
         raise model_invalid(f"{MANIFEST_NAME}: encoder_decoder.logits: {logits}, its last size must be the vocabulary")
-    if "tokenizer.json" not in source.files:
-        raise model_invalid("a text generator without tokenizer.json; save the model's fast tokenizer there")
+    _require_tokenizer(source)
     _check_external(source, section.encoder)
     spec = GenerationSpec(
         decoder=source.files.path(source.graph),
