@@ -44,7 +44,6 @@ class Llama:
         self._lib: Any = llama_cpp
         llama_cpp.llama_backend_init()
         settings = llama_cpp.llama_model_default_params()
-        settings.use_extra_bufts = False  # AMX, which crashes as GCC 12 compiles it (Makefile), and repacked weights
         self._model = llama_cpp.llama_model_load_from_file(file.encode(), settings)
         context = llama_cpp.llama_context_default_params()
         context.n_ctx = MAX_LENGTH * NUM_SEQUENCES

@@ -20,9 +20,12 @@ __all__ = [
     "DecoderPolicy",
     "EngineOptions",
     "InputLimits",
+    "LifecycleOptions",
+    "ManagementOptions",
     "ServerConfig",
     "ThreadBudget",
     "TlsOptions",
+    "TracingOptions",
     "TransportOptions",
 ]
 
@@ -244,6 +247,55 @@ class CatalogOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LifecycleOptions:
+    """How versions come, stay and go."""
+
+    versions: str = (
+        "all"  # all | latest | latest:N: which versions found are loaded, where a model's own file says nothing
+    )
+    poll_s: float = 0.0  # how often the repository's directory is looked at for changes; 0: only when asked
+    state_file: Path | None = None  # what operators decided is kept here; None: it ends with the process
+    memory_budget_mb: int = 0  # for all loaded models; 0: no limit
+    idle_unload_s: float = 0.0  # a version that nobody asked for so long gives its memory back; 0: never
+
+    def __post_init__(self) -> None:
+        kind, colon, count = self.versions.partition(":")
+        known = self.versions in ("all", "latest") or (
+            kind == "latest" and colon and count.isascii() and count.isdigit() and 1 <= int(count) <= 1000
+        )
+        _require(bool(known), "lifecycle.versions", self.versions, "one of all, latest, latest:N (N from 1 to 1000)")
+        _require(0 <= self.poll_s <= 86_400, "lifecycle.poll_s", self.poll_s, "from 0 (never) to 86400")
+        _require(
+            0 <= self.memory_budget_mb <= 1 << 30,
+            "lifecycle.memory_budget_mb",
+            self.memory_budget_mb,
+            "at least 0 (none)",
+        )
+        _require(self.idle_unload_s >= 0, "lifecycle.idle_unload_s", self.idle_unload_s, "at least 0 (never)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagementOptions:
+    """Where versions are loaded, labelled and split over gRPC: a listener of its own, without TLS, so that loopback and
+    UNIX sockets alone are sensible. None: nowhere."""
+
+    listen: str | None = None  # host:port or unix:PATH
+    on_data_port: bool = False  # management RPCs are answered by the data listeners too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracingOptions:
+    """OpenTelemetry traces. Off unless an endpoint is named."""
+
+    endpoint: str | None = None  # of an OTLP/HTTP collector, http://host:4318
+    sample_ratio: float = 1.0  # of traces that begin here; a caller's own decision stands
+    service_name: str = "headrace"
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.sample_ratio <= 1, "tracing.sample_ratio", self.sample_ratio, "from 0 to 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """Everything a server is started with."""
 
@@ -256,5 +308,8 @@ class ServerConfig:
     transport: TransportOptions | None = field(default_factory=TransportOptions)  # None: in-process calls alone
     admin: AdminOptions = field(default_factory=AdminOptions)
     catalogs: CatalogOptions = field(default_factory=CatalogOptions)
+    lifecycle: LifecycleOptions = field(default_factory=LifecycleOptions)
+    management: ManagementOptions = field(default_factory=ManagementOptions)
+    tracing: TracingOptions = field(default_factory=TracingOptions)
     log_level: str = "info"
     log_format: Literal["json", "text"] = "json"

@@ -94,15 +94,16 @@ class Server(InProcess):
             threads=threads,
             batches=self.metrics.serving,
             decoders=self.metrics.decoder,
+            requests=self.metrics.serving,
             on_change=self._on_change,
         )
-        limits, observer = self.config.limits, self.metrics.serving
+        limits = self.config.limits
         jobs = Jobs(
-            classify=Classify(self._repository, limits, observer),
-            embed=Embed(self._repository, limits, observer),
-            similarity=Similarity(self._repository, limits, observer),
-            rerank=Rerank(self._repository, limits, observer),
-            tokenize=Tokenize(self._repository, limits, observer),
+            classify=Classify(self._repository, limits),
+            embed=Embed(self._repository, limits),
+            similarity=Similarity(self._repository, limits),
+            rerank=Rerank(self._repository, limits),
+            tokenize=Tokenize(self._repository, limits),
             generate=Generate(self._repository, limits),
         )
         super().__init__(jobs, self._repository)
@@ -242,7 +243,7 @@ class Server(InProcess):
         scanner = KernelScanner(self._num_kernel_threads)
         self._store = store = CatalogStore(directory, scanner=scanner)
         self.metrics.watch(lambda: _catalog_readings(store))
-        embedder = InputVectors(self._repository, self.config.limits, self.metrics.serving)
+        embedder = InputVectors(self._repository, self.config.limits)
         recommend = Recommend(store, embedder, observer=self.metrics.scans)
         self.metrics.watch(lambda: _scan_readings(scanner, recommend))
         self.jobs = replace(self.jobs, catalogs=Catalogs(store, embedder), recommend=recommend)

@@ -16,6 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headrace_server.errors import Reason, ServingError
 from headrace_server.serving.batch import StageTimes
+from headrace_server.serving.context import Timings
+from headrace_server.serving.statistics import RequestRecord
 from headrace_server.telemetry.admin import AdminListener
 from headrace_server.telemetry.instruments import Counters, Histograms
 from headrace_server.telemetry.logs import JsonFormatter, TextFormatter, configure_logging
@@ -57,7 +59,8 @@ def test_rpc_latency_is_counted_by_service_method_model_and_code() -> None:
 def test_batches_stages_and_rejections_are_counted_by_model() -> None:
     metrics = Metrics("0")
     metrics.serving.on_batch("minilm", "1", 8, StageTimes(1_000_000, 20_000, 30_000_000, 40_000))
-    metrics.serving.on_request("minilm", "1", 300_000, 50_000)
+    timings = Timings(preprocess_ns=300_000, postprocess_ns=50_000)
+    metrics.serving.on_request(RequestRecord("minilm", "1", timings, 32_000_000, 8))
     metrics.serving.on_rejected("minilm", "1", Reason.QUEUE_FULL, 3)
     metrics.rpc.on_rejected("QUEUE_FULL")
     model = {"model": "minilm", "version": "1"}

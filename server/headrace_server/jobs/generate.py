@@ -29,13 +29,12 @@ from headrace_server.jobs.generation_queries import (
     GenerationSummary,
 )
 from headrace_server.jobs.generation_run import GenerationRun
-from headrace_server.jobs.submission import as_serving_error
+from headrace_server.jobs.submission import Leases, as_serving_error
 from headrace_server.models.generation import GenerationDefaults
 from headrace_server.models.generator import Generator
 from headrace_server.models.model import Task
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.decoder.sequence import SamplingOptions, SequenceRequest
-from headrace_server.serving.repository import Repository
 from headrace_server.serving.text_servable import TextServable
 
 __all__ = ["Generate", "GenerationListener"]
@@ -57,8 +56,8 @@ class GenerationListener(Protocol):
 class Generate:
     """Goes on from prompts. Thread-safe."""
 
-    def __init__(self, repository: Repository, limits: InputLimits) -> None:
-        self._repository = repository
+    def __init__(self, versions: Leases, limits: InputLimits) -> None:
+        self._versions = versions
         self._limits = limits
 
     def submit(self, query: GenerateQuery, context: RequestContext) -> Future[GenerateResult]:
@@ -84,7 +83,7 @@ class Generate:
     def _begin(self, query: GenerateQuery, context: RequestContext, listener: GenerationListener) -> None:
         check_generate(query, self._limits)
         ref = query.model
-        lease = self._repository.acquire(ref.name, version=ref.version, label=ref.label, routing_key=ref.routing_key)
+        lease = self._versions.acquire(ref.name, version=ref.version, label=ref.label, routing_key=ref.routing_key)
         started = perf_counter_ns()
         try:
             servable = lease.servable
@@ -104,11 +103,11 @@ class Generate:
                 model=servable.model,
                 context=context,
                 listener=listener,
-                when_over=lease.release,
+                when_over=lease.end,
             )
             context.timings.preprocess_ns += perf_counter_ns() - started
-        except BaseException:
-            lease.release()
+        except BaseException as error:
+            lease.end(context.timings, 0, as_serving_error(error).reason)
             raise
         run.start(servable.decoder, requests)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from headrace_server.errors import ServingError
+from headrace_server.errors import Reason, ServingError
 from headrace_server.jobs.generation_queries import (
     FinishReason,
     GeneratedToken,
@@ -21,7 +21,7 @@ from headrace_server.jobs.submission import as_serving_error
 from headrace_server.jobs.text_assembly import TextAssembly
 from headrace_server.models.generator import Generator
 from headrace_server.models.model import Model
-from headrace_server.serving.context import RequestContext
+from headrace_server.serving.context import RequestContext, Timings
 from headrace_server.serving.decoder.decoder import Decoder
 from headrace_server.serving.decoder.sequence import ChosenToken, End, Finish, SequenceRequest, SequenceTimes
 
@@ -40,7 +40,7 @@ class GenerationRun:
     once every choice has left its slot.
 
     echoed     text to be put before each choice
-    when_over  called once, before the listener's last word
+    when_over  called once, before the listener's last word: the times, the choices, why it failed (None: it did not)
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class GenerationRun:
         model: Model,
         context: RequestContext,
         listener: GenerationListener,
-        when_over: Callable[[], None],
+        when_over: Callable[[Timings, int, Reason | None], None],
     ) -> None:
         self._query = query
         self._generator = generator
@@ -69,13 +69,13 @@ class GenerationRun:
         self._inner = RequestContext(deadline=context.deadline, request_id=context.request_id)
         context.on_cancel(self._inner.cancel)
         self._lock = threading.Lock()
-        self._num_left = 0
+        self._num_left = self._num_choices = 0
         self._error: ServingError | None = None
         self._times: list[SequenceTimes] = []
 
     def start(self, decoder: Decoder, requests: Sequence[SequenceRequest]) -> None:
         """Submits every choice. What is refused fails the whole."""
-        self._num_left = len(requests)
+        self._num_left = self._num_choices = len(requests)
         for index, request in enumerate(requests):
             try:
                 decoder.submit(request, self._inner, _Choice(self, index, request))
@@ -136,7 +136,8 @@ class GenerationRun:
         try:
             self._note_times()
         finally:
-            self._when_over()
+            failure = None if self._error is None else self._error.reason
+            self._when_over(self._context.timings, self._num_choices, failure)
         if self._error is not None:
             self._listener.on_error(self._error)
         else:

@@ -21,10 +21,10 @@ from headrace_server.jobs.queries import ModelRef
 from headrace_server.models.model import Model, Row, Task
 from headrace_server.serving.batch import RowResult
 from headrace_server.serving.context import RequestContext
-from headrace_server.serving.repository import Lease, Repository
+from headrace_server.serving.repository import Lease
 from headrace_server.serving.row_servable import RowServable
 
-__all__ = ["Finish", "JobObserver", "RowResult", "Submissions", "answered", "as_serving_error", "refused"]
+__all__ = ["Finish", "Leases", "RowResult", "Submissions", "answered", "as_serving_error", "refused"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,19 +33,19 @@ Finish = Callable[[Sequence[RowResult]], R]
 Admit = Callable[[Model], tuple[Task, Sequence[Row], Finish[R]]]
 
 
-class JobObserver(Protocol):
-    """Told of every request that a model answered, on the engine's worker. Quick, and never the cause of an error."""
+class Leases(Protocol):
+    """Who hands out loaded versions: a repository, or what stands for a single version."""
 
-    def on_request(self, model: str, version: str, preprocess_ns: int, postprocess_ns: int) -> None:
-        """A request was answered: nanoseconds from the lease to the queue, and from the results to the answer."""
+    def acquire(self, name: str, *, version: str = "", label: str = "", routing_key: str = "") -> Lease:
+        """A lease to be given back once. Raises ServingError as `Repository.acquire` does."""
+        ...
 
 
 class Submissions:
-    """The way of a job's requests through the models of a repository. Thread-safe."""
+    """The way of a job's requests through loaded versions. Thread-safe."""
 
-    def __init__(self, repository: Repository, observer: JobObserver | None = None) -> None:
-        self._repository = repository
-        self._observer = observer
+    def __init__(self, versions: Leases) -> None:
+        self._versions = versions
 
     def through_model(self, ref: ModelRef, context: RequestContext, admit: Admit[R]) -> Future[R]:
         """Future of what `finish` makes of the rows' results, one a row in order.
@@ -64,14 +64,14 @@ class Submissions:
         try:
             model = lease.servable.model
             task, rows, finish = admit(model)
-            preprocess_ns = perf_counter_ns() - started
-            context.timings.preprocess_ns += preprocess_ns
+            context.timings.preprocess_ns += perf_counter_ns() - started
             servable = lease.servable
             assert isinstance(servable, RowServable), "tasks of rows are those of models that read rows"
             batch = servable.submit(task, rows, context)
         except BaseException as error:
-            lease.release()
-            future.set_exception(as_serving_error(error))
+            failure = as_serving_error(error)
+            lease.end(context.timings, 0, failure.reason)
+            future.set_exception(failure)
             return future
 
         def settle(batch: Future[list[RowResult]]) -> None:
@@ -79,14 +79,13 @@ class Submissions:
                 results = batch.result()
                 began = perf_counter_ns()
                 answer = finish(results)
-                postprocess_ns = perf_counter_ns() - began
-                context.timings.postprocess_ns += postprocess_ns
-                self._tell(model, preprocess_ns, postprocess_ns)
+                context.timings.postprocess_ns += perf_counter_ns() - began
             except BaseException as error:
-                lease.release()
-                future.set_exception(as_serving_error(error))
+                failure = as_serving_error(error)
+                lease.end(context.timings, len(rows), failure.reason)
+                future.set_exception(failure)
             else:
-                lease.release()  # before the answer is told: who sees it may rely on that
+                lease.end(context.timings, len(rows))  # before the answer is told: who sees it may rely on that
                 future.set_result(answer)
 
         batch.add_done_callback(settle)
@@ -104,15 +103,8 @@ class Submissions:
 
         return answered(context, with_lease)
 
-    def _tell(self, model: Model, preprocess_ns: int, postprocess_ns: int) -> None:
-        if self._observer is not None:
-            try:
-                self._observer.on_request(model.name, model.version, preprocess_ns, postprocess_ns)
-            except Exception:
-                logger.exception("the observer of requests failed")
-
     def _acquire(self, ref: ModelRef, context: RequestContext) -> Lease:
-        lease = self._repository.acquire(ref.name, version=ref.version, label=ref.label, routing_key=ref.routing_key)
+        lease = self._versions.acquire(ref.name, version=ref.version, label=ref.label, routing_key=ref.routing_key)
         context.timings.model = lease.servable.model.name
         context.timings.model_version = lease.servable.model.version
         return lease

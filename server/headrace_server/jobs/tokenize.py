@@ -9,11 +9,10 @@ from headrace_server.config import InputLimits
 from headrace_server.errors import ServingError
 from headrace_server.jobs.checks import require_count, require_model, wrong_task
 from headrace_server.jobs.queries import ModelRef, Token, TokenizedText, TokenizeQuery, TokenizeResult
-from headrace_server.jobs.submission import JobObserver, Submissions, refused
+from headrace_server.jobs.submission import Leases, Submissions, refused
 from headrace_server.models.model import Model
 from headrace_server.models.text import check_text
 from headrace_server.serving.context import RequestContext
-from headrace_server.serving.repository import Repository
 
 __all__ = ["Tokenize"]
 
@@ -21,8 +20,8 @@ __all__ = ["Tokenize"]
 class Tokenize:
     """Cuts texts into tokens; no engine is asked. Thread-safe."""
 
-    def __init__(self, repository: Repository, limits: InputLimits, observer: JobObserver | None = None) -> None:
-        self._submissions = Submissions(repository, observer)
+    def __init__(self, versions: Leases, limits: InputLimits) -> None:
+        self._submissions = Submissions(versions)
         self._limits = limits
 
     def submit(self, query: TokenizeQuery, context: RequestContext) -> Future[TokenizeResult]:

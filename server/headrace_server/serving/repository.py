@@ -25,6 +25,7 @@ from headrace_server.serving.batch import BatchObserver
 from headrace_server.serving.decoder.observer import DecoderObserver
 from headrace_server.serving.loading import load_servable
 from headrace_server.serving.servable import Servable
+from headrace_server.serving.statistics import RequestObserver
 from headrace_server.serving.version import Lease, ModelState, ModelStatus, Version
 
 __all__ = ["Lease", "ModelState", "ModelStatus", "Repository"]
@@ -40,7 +41,7 @@ class Repository:
     directory  `<name>/<version>/…`, a folder a model, or one model's folder
     defaults   engine, batching and limits that a model's manifest may override
     threads    the one budget that every engine divides
-    batches    told of what models that read rows do; `decoders` of what text generators do
+    batches    told of what models that read rows do; `decoders` of what text generators do; `requests` of all requests
     on_change  called after a version's state changed, on a loading thread, holding no lock
     """
 
@@ -52,6 +53,7 @@ class Repository:
         threads: ThreadBudget | None = None,
         batches: BatchObserver | None = None,
         decoders: DecoderObserver | None = None,
+        requests: RequestObserver | None = None,
         on_change: Callable[[], None] | None = None,
         num_loaders: int = 2,
     ) -> None:
@@ -60,6 +62,7 @@ class Repository:
         self._threads = threads or ThreadBudget()
         self._batches = batches
         self._decoders = decoders
+        self._requests = requests
         self._on_change = on_change
         self._changed = threading.Condition()
         self._versions: dict[str, dict[str, Version]] = {}  # by name, newest first
@@ -125,7 +128,7 @@ class Repository:
                 entry = self._find(name, version, label)
             entry.num_leases += 1
             assert entry.servable is not None
-            return Lease(entry.servable, entry, self._give_back)
+            return Lease(entry.servable, entry, self._give_back, self._requests)
 
     def status(self) -> list[ModelStatus]:
         """Every version as it stands, by name, newest first."""

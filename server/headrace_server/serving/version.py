@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from time import perf_counter_ns
 from types import TracebackType
 
 from headrace_server.engines.base import EngineInfo
+from headrace_server.errors import Reason
 from headrace_server.models.model import Model
+from headrace_server.serving.context import Timings
 from headrace_server.serving.servable import Servable
+from headrace_server.serving.statistics import RequestObserver, RequestRecord, VersionStatistics
 
 __all__ = ["Lease", "ModelState", "ModelStatus", "Version"]
+
+
+logger = logging.getLogger(__name__)
 
 
 class ModelState(enum.StrEnum):
@@ -54,6 +62,7 @@ class Version:
     ready_time: float | None = None
     num_leases: int = 0
     loaded: Future[ModelStatus] | None = field(default=None, repr=False)
+    statistics: VersionStatistics = field(default_factory=VersionStatistics, repr=False)
 
     def status(self, *, serving: bool) -> ModelStatus:
         """As it stands."""
@@ -72,17 +81,39 @@ class Version:
 
 
 class Lease:
-    """The right to use a servable until `release`, or until the `with` block ends."""
+    """The right to use a servable until `end` or `release`, or until the `with` block ends."""
 
-    __slots__ = ("_give_back", "servable", "version")
+    __slots__ = ("_began_ns", "_give_back", "_observer", "servable", "version")
 
-    def __init__(self, servable: Servable, version: Version, give_back: Callable[[Lease], None]) -> None:
+    def __init__(
+        self,
+        servable: Servable,
+        version: Version,
+        give_back: Callable[[Lease], None],
+        observer: RequestObserver | None = None,
+    ) -> None:
+        self._began_ns = perf_counter_ns()
         self.servable = servable
         self.version: Version | None = version  # None once given back; the repository's lock guards it
         self._give_back = give_back
+        self._observer = observer
+
+    def end(self, timings: Timings, num_rows: int, failure: Reason | None = None) -> None:
+        """Counts the request, which has been answered or has failed, and gives the lease back."""
+        version = self.version
+        if version is not None:
+            latency_ns = perf_counter_ns() - self._began_ns
+            record = RequestRecord(version.name, version.version, timings, latency_ns, num_rows, failure)
+            try:
+                version.statistics.on_request(record)
+                if self._observer is not None:
+                    self._observer.on_request(record)
+            except Exception:
+                logger.exception("the observer of requests failed")
+        self.release()
 
     def release(self) -> None:
-        """Gives the lease back. Safe from any thread; later calls do nothing."""
+        """Gives the lease back; nothing is counted. Safe from any thread; later calls do nothing."""
         self._give_back(self)
 
     def __enter__(self) -> Lease:

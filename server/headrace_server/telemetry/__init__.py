@@ -4,6 +4,6 @@
     metrics.py       everything that is counted or read, in one registry
     admin.py         /metrics, /healthz, /readyz
 
-The rooms know Protocols (`RpcObserver`, `BatchObserver`, `JobObserver`, `DecoderObserver`); `Metrics.rpc`,
+The rooms know Protocols (`RpcObserver`, `BatchObserver`, `RequestObserver`, `DecoderObserver`); `Metrics.rpc`,
 `Metrics.serving` and `Metrics.decoder` are those.
 """

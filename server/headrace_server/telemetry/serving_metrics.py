@@ -1,4 +1,4 @@
-"""What is counted of models at work: implements `serving.batch.BatchObserver` and `jobs.submission.JobObserver`.
+"""What is counted of models at work: implements `serving.batch.BatchObserver` and `serving.statistics.RequestObserver`.
 
 headrace_stage_seconds{model,version,stage}   preprocess, postprocess of a request;
                                               queue (its longest wait), collate, infer, reduce of a batch
@@ -14,7 +14,7 @@ from headrace_server.errors import Reason
 from headrace_server.telemetry.instruments import Counters, Family, Histogram, Histograms
 from headrace_server.telemetry.rpc_metrics import SECONDS
 
-__all__ = ["BatchStages", "ServingMetrics"]
+__all__ = ["BatchStages", "EndedRequest", "ServingMetrics"]
 
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -30,6 +30,28 @@ class BatchStages(Protocol):
     def infer_ns(self) -> int: ...
     @property
     def reduce_ns(self) -> int: ...
+
+
+class RequestTimes(Protocol):
+    """Where one request's time went, nanoseconds."""
+
+    @property
+    def preprocess_ns(self) -> int: ...
+    @property
+    def postprocess_ns(self) -> int: ...
+
+
+class EndedRequest(Protocol):
+    """A request as it ended."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def timings(self) -> RequestTimes: ...
+    @property
+    def failure(self) -> Reason | None: ...  # None: answered
 
 
 class _OfVersion:
@@ -66,11 +88,12 @@ class ServingMetrics:
     def families(self) -> tuple[Family, ...]:
         return (self._stages, self._rows, self._rejected)
 
-    def on_request(self, model: str, version: str, preprocess_ns: int, postprocess_ns: int) -> None:
-        """A request was answered."""
-        version_of = self._of(model, version)
-        version_of.preprocess.observe(preprocess_ns * 1e-9)
-        version_of.postprocess.observe(postprocess_ns * 1e-9)
+    def on_request(self, record: EndedRequest) -> None:
+        """A request has ended; those that failed have no times."""
+        if record.failure is None:
+            version_of = self._of(record.model, record.version)
+            version_of.preprocess.observe(record.timings.preprocess_ns * 1e-9)
+            version_of.postprocess.observe(record.timings.postprocess_ns * 1e-9)
 
     def on_batch(self, model: str, version: str, size: int, stages: BatchStages) -> None:
         """A batch of `size` rows was computed."""

@@ -29,7 +29,11 @@ def metrics() -> ServingMetrics:
 @pytest.fixture(scope="session")
 def repository(directory: Path, metrics: ServingMetrics) -> Iterator[Repository]:
     repository = Repository(
-        directory, defaults=LoadDefaults(limits=LIMITS), threads=ThreadBudget(num_cores=1), batches=metrics
+        directory,
+        defaults=LoadDefaults(limits=LIMITS),
+        threads=ThreadBudget(num_cores=1),
+        batches=metrics,
+        requests=metrics,
     )
     repository.start()
     assert repository.wait_ready(60)

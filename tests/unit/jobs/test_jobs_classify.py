@@ -21,8 +21,8 @@ MOOD = ModelRef("mood")
 
 
 @pytest.fixture
-def classify(repository: Repository, limits: InputLimits, metrics: ServingMetrics) -> Classify:
-    return Classify(repository, limits, metrics)
+def classify(repository: Repository, limits: InputLimits) -> Classify:
+    return Classify(repository, limits)
 
 
 def test_labels_come_best_first_with_probabilities_that_add_up(classify: Classify) -> None:

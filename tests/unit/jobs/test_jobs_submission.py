@@ -16,6 +16,7 @@ from headrace_server.models.inputs import TextInput
 from headrace_server.models.model import Model, PrepareOptions, Row, Task
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.repository import Repository
+from headrace_server.serving.statistics import RequestRecord
 
 MOOD = ModelRef("mood")
 
@@ -63,12 +64,13 @@ def test_a_failure_gives_the_lease_back_and_tells_no_detail(
         assert "/etc" in caught.value.detail
 
 
-def test_an_observer_that_fails_fails_its_request_only_once(repository: Repository) -> None:
+def test_an_observer_that_fails_fails_no_request(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
-        def on_request(self, model: str, version: str, preprocess_ns: int, postprocess_ns: int) -> None:
+        def on_request(self, record: RequestRecord) -> None:
             raise RuntimeError("told")
 
-    future = Submissions(repository, Broken()).through_model(
+    monkeypatch.setattr(repository, "_requests", Broken())
+    future = Submissions(repository).through_model(
         MOOD, RequestContext(), lambda model: (Task.CLASSIFY, rows_of(model), len)
     )
     assert answer(future) == 1, "counting is never the cause of an error"
