@@ -14,6 +14,7 @@ ADMIN_PORT ?= 9090
 ONCE ?=
 PYTEST_ARGS ?=
 DEMO_MODELS := build/demo-models
+TRITONCLIENT := build/venvs/tritonclient
 
 # Warnings of pip about the machine's own configuration are of no use here; errors are printed.
 # Modules are compiled when they are first imported: most never are.
@@ -73,9 +74,11 @@ demo: demo-models              ## serve the demo models and show real answers (O
 # that is a failure.
 test: $(KERNELS) build/googleapis ## run the tests; what the machine lacks is skipped with its reason
 	@$(MAKE) --no-print-directory demo-models || { echo "models: not built, tests that need them will be skipped"; test "$(CI)" != true; }
+	@$(MAKE) --no-print-directory $(TRITONCLIENT)/.installed || { \
+		echo "tritonclient: not installed, tests that need it will be skipped"; test "$(CI)" != true; }
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-full: demo-models build/googleapis ## run the tests with the long checks at their full counts
+test-full: demo-models build/googleapis $(TRITONCLIENT)/.installed ## run the tests with the long checks at their full counts
 	@$(BIN)/python -m pytest --full --timeout 1800 $(PYTEST_ARGS)
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -155,9 +158,34 @@ $(GENERATION_PEERS)/.installed: pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m venv $(GENERATION_PEERS)
 	@$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 		print("\n".join(project["optional-dependencies"]["generation-peers"]))' > $(GENERATION_PEERS)/requirements.txt
-	@CFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" CXXFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" \
-		CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" \
-		$(GENERATION_PEERS)/bin/python -m pip --disable-pip-version-check -qq install -r $(GENERATION_PEERS)/requirements.txt
+	@CMAKE_ARGS='-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DCMAKE_CXX_FLAGS=-include\ $(CURDIR)/benchmarks/llama_amx.h' \
+		$(GENERATION_PEERS)/bin/python -m pip --disable-pip-version-check -qq install --no-cache-dir \
+		--no-binary llama-cpp-python -r $(GENERATION_PEERS)/requirements.txt
+	@touch $@
+
+# A requirement list of an extra of ours, for an environment that our packages are not installed in.
+EXTRA = $(BIN)/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print("\n".join(project["optional-dependencies"][sys.argv[1]]))'
+
+# An unmodified client of the Open Inference Protocol, which tests run in processes of its own.
+$(TRITONCLIENT)/.installed: pyproject.toml | $(INSTALLED)
+	@echo "tritonclient: installing into $(TRITONCLIENT)"
+	@$(BIN)/python -m venv --without-pip $(TRITONCLIENT)
+	@$(EXTRA) oip-clients > $(TRITONCLIENT)/requirements.txt
+	@$(PIP) --python $(TRITONCLIENT)/bin/python install --no-compile -r $(TRITONCLIENT)/requirements.txt
+	@touch $@
+
+# Triton's own server and perf_analyzer, as their wheels hold them. perf_analyzer looks for two libraries that the
+# server's wheel has under longer names.
+TRITON := build/bench/triton
+$(TRITON)/.installed: pyproject.toml | $(INSTALLED)
+	@echo "triton: unpacking its server and perf_analyzer into $(TRITON)"
+	@rm -rf $(TRITON); mkdir -p $(TRITON)/lib
+	@$(EXTRA) oip-peers > $(TRITON)/requirements.txt
+	@$(PIP) install --no-compile --no-deps --target $(TRITON)/packages -r $(TRITON)/requirements.txt
+	@cp $(TRITON)/packages/nvidia_pytriton.libs/libb64-*.so.0d $(TRITON)/lib/libb64.so.0d
+	@cp $(TRITON)/packages/nvidia_pytriton.libs/libcudart-*.so.12.* $(TRITON)/lib/libcudart.so.12
+	@LD_LIBRARY_PATH=$(TRITON)/lib $(TRITON)/packages/bin/perf_analyzer --version
 	@touch $@
 
 dist: $(INSTALLED)             ## wheels and sdists of the three distributions, in dist/
