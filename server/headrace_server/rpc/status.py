@@ -93,6 +93,8 @@ CODES = MappingProxyType(
         Reason.MODEL_INVALID: Code.FAILED_PRECONDITION,
         Reason.DEVICE_UNAVAILABLE: Code.FAILED_PRECONDITION,
         Reason.CONFIG_INVALID: Code.FAILED_PRECONDITION,
+        # Not for who asks, but for where: what changes a server is asked on its management listener.
+        Reason.PERMISSION_DENIED: Code.PERMISSION_DENIED,
         # Reads go on; writes do once an operator makes room. No RetryInfo travels with it.
         Reason.STORAGE_FULL: Code.RESOURCE_EXHAUSTED,
         Reason.STORAGE_CORRUPT: Code.DATA_LOSS,
