@@ -150,8 +150,8 @@ $(PEERS)/.installed: $(PYPROJECTS) $(KERNELS) | $(BIN)/python
 		-e protos -e clients/python -e '.[cpu,bench,peers]'
 	@touch $@
 
-# llama.cpp's AMX code crashes when GCC 12 compiles it (ldtilecfg), so it is built without. The benchmark also keeps away
-# from it at run time, for builds made otherwise. Requirements come from the extra alone: our package is not needed there.
+# llama.cpp's AMX code crashes as GCC 12 compiles it, but with benchmarks/llama_amx.h before it. Requirements come from
+# the extra alone: our package is not needed there.
 GENERATION_PEERS := build/venvs/generation-peers
 $(GENERATION_PEERS)/.installed: pyproject.toml | $(BIN)/python
 	@echo "peers: installing generation peers into $(GENERATION_PEERS); llama.cpp is compiled (10 minutes on two cores)"
