@@ -17,8 +17,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Self
 from headrace_server.config import AdminOptions, CatalogOptions, ServerConfig, TransportOptions
 from headrace_server.errors import Reason, ServingError
 from headrace_server.items.kernel_scanner import KernelScanner
+from headrace_server.items.readings import catalog_readings
 from headrace_server.items.store import CatalogStore
 from headrace_server.jobs.catalogs import Catalogs
 from headrace_server.jobs.classify import Classify
@@ -34,18 +35,18 @@ from headrace_server.jobs.embed import Embed
 from headrace_server.jobs.generate import Generate
 from headrace_server.jobs.inprocess import InProcess, Jobs
 from headrace_server.jobs.input_vectors import InputVectors
+from headrace_server.jobs.readings import scan_readings
 from headrace_server.jobs.recommend import Recommend
 from headrace_server.jobs.rerank import Rerank
 from headrace_server.jobs.similarity import Similarity
 from headrace_server.jobs.tokenize import Tokenize
 from headrace_server.models.load import LoadDefaults
+from headrace_server.serving.readings import model_readings
 from headrace_server.serving.repository import ModelState, ModelStatus, Repository
-from headrace_server.telemetry.metrics import Metrics, Reading
+from headrace_server.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from headrace_server.rpc.admission import Workers
-    from headrace_server.rpc.health import Health
-    from headrace_server.rpc.transport.transport import Transport
+    from headrace_server.rpc.endpoints import Endpoints
     from headrace_server.telemetry.admin import AdminListener
 
 __all__ = ["Addresses", "Server", "server_version"]
@@ -107,14 +108,11 @@ class Server(InProcess):
             generate=Generate(self._repository, limits),
         )
         super().__init__(jobs, self._repository)
-        self.metrics.watch(self._model_readings)
+        self.metrics.watch(lambda: model_readings(self._repository))
         self.addresses = Addresses()  # where it really listens, once started
-        self._num_prepare_threads = threads.prepare_threads
         self._num_kernel_threads = threads.kernel_threads
         self._store: CatalogStore | None = None
-        self._transport: Transport | None = None
-        self._health: Health | None = None
-        self._workers: Workers | None = None
+        self._endpoints: Endpoints | None = None
         self._admin: AdminListener | None = None
         self._lock = threading.Lock()
         self._ready = False
@@ -147,7 +145,7 @@ class Server(InProcess):
             self._repository.start()
             self._open_catalogs()
             admin = self._open_admin()
-            grpc = self._open_transport()
+            grpc = self._open_endpoints()
         except BaseException:
             self.stop(grace_s=0)
             raise
@@ -184,12 +182,12 @@ class Server(InProcess):
     @property
     def transport_name(self) -> tuple[str, str]:
         """("direct" or "aio", why the direct one was not taken); ("", "") where there is none."""
-        return ("", "") if self._transport is None else (self._transport.name, self._transport.reason)
+        return ("", "") if self._endpoints is None else self._endpoints.transport_name
 
     @property
     def num_calls(self) -> int:
         """RPCs in flight."""
-        return 0 if self._transport is None else self._transport.active_calls
+        return 0 if self._endpoints is None else self._endpoints.num_calls
 
     def models(self) -> list[ModelStatus]:
         """Every version as it stands, by name, newest first."""
@@ -208,12 +206,8 @@ class Server(InProcess):
             grace_s = transport.drain_grace_s if transport is not None else 30.0
         limit = time.monotonic() + grace_s
         self.metrics.set_ready(False)
-        if self._health is not None:
-            self._health.drain()
-        if self._transport is not None:
-            self._transport.stop(grace_s)
-        if self._workers is not None:
-            self._workers.close()
+        if self._endpoints is not None:
+            self._endpoints.stop(grace_s)
         self._repository.drain(max(0.0, limit - time.monotonic()))
         self._repository.close()
         if self.jobs.recommend is not None:
@@ -242,51 +236,34 @@ class Server(InProcess):
             return
         scanner = KernelScanner(self._num_kernel_threads)
         self._store = store = CatalogStore(directory, scanner=scanner)
-        self.metrics.watch(lambda: _catalog_readings(store))
+        self.metrics.watch(lambda: catalog_readings(store))
         embedder = InputVectors(self._repository, self.config.limits)
         recommend = Recommend(store, embedder, observer=self.metrics.scans)
-        self.metrics.watch(lambda: _scan_readings(scanner, recommend))
+        self.metrics.watch(lambda: scan_readings(scanner, recommend))
         self.jobs = replace(self.jobs, catalogs=Catalogs(store, embedder), recommend=recommend)
 
-    def _open_transport(self) -> tuple[str, ...]:
+    def _open_endpoints(self) -> tuple[str, ...]:
         options = self.config.transport
         if options is None:
             return ()
         # grpc is not imported by a server without a socket; models load meanwhile.
-        from headrace_server.rpc.admission import Workers
+        from headrace_server.rpc.endpoints import Endpoints
         from headrace_server.rpc.jobs import Jobs as AskedJobs
-        from headrace_server.rpc.refusals import transport_refusals
-        from headrace_server.rpc.service_table import build_health, build_methods
-        from headrace_server.rpc.transport.select import open_transport
 
-        observer = self.metrics.rpc
-        has_catalogs = self.jobs.catalogs is not None
-        health = build_health(self._repository, catalogs=has_catalogs, reflection=options.reflection, observer=observer)
-        workers = Workers(num_threads=self._num_prepare_threads, max_waiting=options.max_waiting_requests)
-        self._health, self._workers = health, workers
-        methods = build_methods(
-            jobs=AskedJobs(
-                classify=self.jobs.classify,
-                embed=self.jobs.embed,
-                similarity=self.jobs.similarity,
-                rerank=self.jobs.rerank,
-                tokenize=self.jobs.tokenize,
-                generate=self.jobs.generate,
-                catalogs=self.jobs.catalogs,
-                recommend=self.jobs.recommend,
-            ),
-            models=self._repository,
-            health=health,
-            workers=workers,
-            limits=self.config.limits,
-            observer=observer,
-            stall_s=options.stream_stall_s,
-            reflection=options.reflection,
+        jobs = AskedJobs(
+            classify=self.jobs.classify,
+            embed=self.jobs.embed,
+            similarity=self.jobs.similarity,
+            rerank=self.jobs.rerank,
+            tokenize=self.jobs.tokenize,
+            generate=self.jobs.generate,
+            catalogs=self.jobs.catalogs,
+            recommend=self.jobs.recommend,
         )
-        transport = open_transport(options, methods, refusals=transport_refusals())
-        self._transport = transport
-        self.metrics.watch(lambda: _transport_readings(transport))
-        return tuple(transport.start())
+        endpoints = Endpoints(self.config, options, jobs=jobs, models=self._repository, observer=self.metrics.rpc)
+        self._endpoints = endpoints
+        self.metrics.watch(endpoints.readings)
+        return endpoints.start()
 
     def _become_ready(self, started: float) -> None:
         """Waits for the models, and says how it went."""
@@ -315,35 +292,12 @@ class Server(InProcess):
                 return
             self._ready = True
         self.metrics.set_ready(True)
-        if self._health is not None:
-            self._health.set_ready()
+        if self._endpoints is not None:
+            self._endpoints.set_ready()
 
     def _on_change(self) -> None:
-        if self._health is not None:
-            self._health.refresh()
-
-    def _model_readings(self) -> Iterable[Reading]:
-        for status in self._repository.status():
-            version_of = (("model", status.name), ("version", status.version))
-            for state in ModelState:
-                yield Reading(
-                    "headrace_model_state",
-                    "1 for the state that a version is in.",
-                    (*version_of, ("state", state.value)),
-                    float(status.state is state),
-                )
-            yield Reading(
-                "headrace_model_serving",
-                "1 for the version that answers requests which name none.",
-                version_of,
-                float(status.serving),
-            )
-            yield Reading("headrace_queue_rows", "Rows waiting for an engine.", version_of, status.queue_depth)
-            if status.engine is not None:
-                engine = asdict(status.engine)
-                names = ("engine", "runtime_version", "device", "provider", "precision")
-                labels = tuple((name, str(engine[name])) for name in names)
-                yield Reading("headrace_model_info", "What runs a version.", (*version_of, *labels), 1)
+        if self._endpoints is not None:
+            self._endpoints.refresh()
 
 
 def server_version() -> str:
@@ -382,49 +336,3 @@ def _config(
 def _why_none(statuses: Sequence[ModelStatus], notes: Sequence[str]) -> str:
     failed = [f"{status.name}/{status.version}: {status.reason}" for status in statuses]
     return f"no model could be loaded: {'; '.join(failed or notes)}"
-
-
-def _scan_readings(scanner: KernelScanner, recommend: Recommend) -> Iterable[Reading]:
-    yield Reading("headrace_scan_waiting_queries", "Queries waiting for a scan.", (), recommend.num_waiting)
-    yield Reading(
-        "headrace_scan_candidates_total",
-        "Items that the bounds of a scan could not rule out, scored exactly.",
-        (),
-        scanner.totals.num_candidates,
-    )
-    yield Reading(
-        "headrace_scan_fallbacks_total",
-        "Queries scanned a second time, by exact scores, for too many candidates.",
-        (),
-        scanner.totals.num_fallbacks,
-    )
-
-
-def _catalog_readings(store: CatalogStore) -> Iterable[Reading]:
-    token = ""
-    while True:
-        page, token = store.list_catalogs(1000, token)
-        for info in page:
-            catalog = (("catalog", info.spec.name),)
-            yield Reading("headrace_catalog_items", "Items of a catalog.", catalog, info.num_items)
-            yield Reading("headrace_catalog_revision", "Grows by one with each durable change.", catalog, info.revision)
-            yield Reading(
-                "headrace_catalog_indexed_revision", "The revision that is searched.", catalog, info.indexed_revision
-            )
-            yield Reading("headrace_catalog_disk_bytes", "Bytes on disk.", catalog, info.disk_bytes)
-            yield Reading("headrace_catalog_memory_bytes", "Bytes of its index.", catalog, info.memory_bytes)
-        if not token:
-            return
-
-
-def _transport_readings(transport: Transport) -> Iterable[Reading]:
-    labels = (("name", transport.name), ("reason", transport.reason))
-    yield Reading("headrace_transport_info", "The transport that serves, and why not the direct one.", labels, 1)
-    yield Reading("headrace_transport_active_calls", "Calls accepted and not over.", (), transport.active_calls)
-    yield Reading("headrace_transport_refused_calls_total", "Calls over the limit.", (), transport.refused_calls)
-    yield Reading(
-        "headrace_transport_longest_stall_seconds",
-        "Longest time that the transport's thread was kept from its work.",
-        (),
-        transport.longest_stall_s,
-    )
