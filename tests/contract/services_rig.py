@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import grpc
@@ -24,6 +25,7 @@ from headrace_server.rpc.admission import Workers
 from headrace_server.rpc.health import Health
 from headrace_server.rpc.jobs import Jobs
 from headrace_server.rpc.listing import ModelListing
+from headrace_server.rpc.observer import CallTracer
 from headrace_server.rpc.refusals import transport_refusals
 from headrace_server.rpc.service_table import build_health, build_methods
 from headrace_server.rpc.transport.select import open_transport
@@ -98,6 +100,9 @@ class Nobody(Generate):
 
 class Counting:
     """An observer that keeps what it is told."""
+
+    tracer: CallTracer | None = None
+    slow_s = inf
 
     def __init__(self) -> None:
         self.started: list[str] = []

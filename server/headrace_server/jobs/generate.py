@@ -105,7 +105,7 @@ class Generate:
                 listener=listener,
                 when_over=lease.end,
             )
-            context.timings.preprocess_ns += perf_counter_ns() - started
+            context.timings.prepared(started, perf_counter_ns(), "tokenise")
         except BaseException as error:
             lease.end(context.timings, 0, as_serving_error(error).reason)
             raise

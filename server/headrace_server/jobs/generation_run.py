@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 from headrace_server.errors import Reason, ServingError
@@ -72,10 +73,12 @@ class GenerationRun:
         self._num_left = self._num_choices = 0
         self._error: ServingError | None = None
         self._times: list[SequenceTimes] = []
+        self._waited_ns = 0  # before its choices were submitted
 
     def start(self, decoder: Decoder, requests: Sequence[SequenceRequest]) -> None:
         """Submits every choice. What is refused fails the whole."""
         self._num_left = self._num_choices = len(requests)
+        self._waited_ns = self._context.timings.queue_ns
         for index, request in enumerate(requests):
             try:
                 decoder.submit(request, self._inner, _Choice(self, index, request))
@@ -144,11 +147,22 @@ class GenerationRun:
             self._listener.on_done(self._summary())
 
     def _note_times(self) -> None:
-        if self._times:
-            timings = self._context.timings
-            timings.queue_ns = max(times.queue_ns for times in self._times)
-            timings.infer_ns = max(times.prefill_ns + times.decode_ns for times in self._times)
-            timings.batch_size = len(self._times)
+        """Adds up the choice that ended last."""
+        if not self._times:
+            return
+        timings, last = self._context.timings, self._times[-1]
+        started = last.submitted_ns + last.queue_ns
+        first_token = started + last.prefill_ns
+        last_token = first_token + last.decode_ns
+        timings.waited(last.submitted_ns, started)
+        timings.batch_size = len(self._times)
+        if not last.prefill_ns:
+            return
+        timings.inferred(started, first_token, "prefill")
+        if timings.trace is not None:
+            timings.trace.event("first token", first_token)
+        timings.inferred(first_token, last_token, "decode")
+        timings.finished(last_token, perf_counter_ns())
 
     def _summary(self) -> GenerationSummary:
         first = min(self._times, key=lambda times: times.queue_ns + times.prefill_ns)
@@ -158,8 +172,8 @@ class GenerationRun:
             num_prompt_tokens=len(self._prompt),
             num_cached_tokens=first.num_cached_tokens,
             num_generated_tokens=sum(times.num_tokens for times in self._times),
-            queue_ns=first.queue_ns,
-            first_token_ns=first.queue_ns + first.prefill_ns,
+            queue_ns=self._waited_ns + first.queue_ns,
+            first_token_ns=self._waited_ns + first.queue_ns + first.prefill_ns,
             per_token_ns=sum(times.decode_ns for times in later) // steps if steps else 0,
             seed=self._seed,
             model=ModelRef(self._model.name, self._model.version),

@@ -104,7 +104,7 @@ class Recommend:
             if isinstance(query.query, ByInputs):
                 return self._through_model(query.query, asked, context)
             vectors, own = self._vectors(query.query, asked.snapshot)
-            context.timings.preprocess_ns += perf_counter_ns() - started
+            context.timings.prepared(started, perf_counter_ns())
             return self._searched(asked, vectors, own, None, context)
         except ServingError as error:
             return refused(error)
@@ -265,10 +265,12 @@ def _finish(
     answer: Future[RecommendResult],
     hits: list[Hits],
 ) -> None:
+    started = perf_counter_ns()
     try:
         if context.cancelled:
             raise ServingError(Reason.CANCELLED, "the request was cancelled")
         result = RecommendResult(tuple(_listed(asked, each) for each in hits), asked.snapshot.revision, model)
+        context.timings.finished(started, perf_counter_ns())
     except BaseException as error:
         answer.set_exception(as_serving_error(error))
     else:

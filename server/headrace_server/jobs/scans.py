@@ -91,6 +91,7 @@ class Scans:
             name="recommend",
             observer=observer,
             company_share=_COMPANY_SHARE,
+            stage="scan",
         )
         self._plans: WeakValueDictionary[tuple[Any, ...], Plan] = WeakValueDictionary()
         self._lock = threading.Lock()
@@ -168,7 +169,7 @@ def _answered(
         answer.set_exception(as_serving_error(error))
         return answer
     timings = context.timings
-    timings.infer_ns += perf_counter_ns() - started
+    timings.inferred(started, perf_counter_ns(), "scan")
     timings.batch_size = max(timings.batch_size, len(queries))
     answer.set_result(hits)
     return answer

@@ -64,7 +64,9 @@ class Submissions:
         try:
             model = lease.servable.model
             task, rows, finish = admit(model)
-            context.timings.preprocess_ns += perf_counter_ns() - started
+            context.timings.prepared(
+                started, perf_counter_ns(), "preprocess" if model.tokenizer is None else "tokenise"
+            )
             servable = lease.servable
             assert isinstance(servable, RowServable), "tasks of rows are those of models that read rows"
             batch = servable.submit(task, rows, context)
@@ -79,7 +81,7 @@ class Submissions:
                 results = batch.result()
                 began = perf_counter_ns()
                 answer = finish(results)
-                context.timings.postprocess_ns += perf_counter_ns() - began
+                context.timings.finished(began, perf_counter_ns())
             except BaseException as error:
                 failure = as_serving_error(error)
                 lease.end(context.timings, len(rows), failure.reason)
@@ -92,16 +94,26 @@ class Submissions:
         return future
 
     def with_model(self, ref: ModelRef, context: RequestContext, compute: Callable[[Model], R]) -> Future[R]:
-        """Future, already done, of what `compute` makes with the model alone, on this thread."""
-
-        def with_lease() -> R:
+        """Future, already done, of what `compute` makes with the model alone, on this thread: a request of no rows."""
+        future: Future[R] = _new_future()
+        try:
+            _refuse_the_dead(context)
             lease = self._acquire(ref, context)
-            try:
-                return compute(lease.servable.model)
-            finally:
-                lease.release()
-
-        return answered(context, with_lease)
+        except BaseException as error:
+            future.set_exception(as_serving_error(error))
+            return future
+        started = perf_counter_ns()
+        try:
+            answer = compute(lease.servable.model)
+            context.timings.prepared(started, perf_counter_ns(), "tokenise")
+        except BaseException as error:
+            failure = as_serving_error(error)
+            lease.end(context.timings, 0, failure.reason)
+            future.set_exception(failure)
+        else:
+            lease.end(context.timings, 0)
+            future.set_result(answer)
+        return future
 
     def _acquire(self, ref: ModelRef, context: RequestContext) -> Lease:
         lease = self._versions.acquire(ref.name, version=ref.version, label=ref.label, routing_key=ref.routing_key)
@@ -120,7 +132,7 @@ def answered(context: RequestContext, compute: Callable[[], R]) -> Future[R]:
     except BaseException as error:
         future.set_exception(as_serving_error(error))
     else:
-        context.timings.postprocess_ns += perf_counter_ns() - started
+        context.timings.finished(started, perf_counter_ns())
         future.set_result(answer)
     return future
 

@@ -10,7 +10,6 @@ A light method neither waits, nor reads files, nor takes longer than some 100 mi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -92,7 +91,7 @@ def unimplemented_method(name: str, kind: Kind, observer: RpcObserver, *, why: s
 
 
 def _work(rpc: UnaryRpc[RequestT], exchange: Exchange, request: RequestT | None, waited_ns: int) -> None:
-    exchange.waited_ns = waited_ns
+    exchange.waited(waited_ns)
     try:
         if request is None:
             request = parse(rpc.request_type, exchange.call.message)
@@ -118,10 +117,7 @@ def _answer(rpc: UnaryRpc[RequestT], exchange: Exchange, request: RequestT) -> N
 def _deliver(exchange: Exchange, encode: Callable[[Any], Message], future: Future[Any]) -> None:
     """Runs on the engine's worker: the last thing between a result and its caller."""
     try:
-        result = future.result()
-        started = time.perf_counter_ns()
-        data = encode(result).SerializeToString()
-        exchange.context.timings.postprocess_ns += time.perf_counter_ns() - started
+        data = encode(future.result()).SerializeToString()
     except BaseException as error:  # a cancelled future raises a BaseException of its own
         exchange.fail(error)
         return

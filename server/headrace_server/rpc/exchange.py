@@ -1,4 +1,4 @@
-"""Exchange: one RPC from acceptance to its end: request id, context, trailing metadata, access record, metrics."""
+"""Exchange: an RPC from start to end: request id, context, trailing metadata, access record, metrics, trace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from headrace_server.serving.context import RequestContext, Timings
 
 __all__ = ["Exchange"]
 
-# A record a call would cost more than a light call itself: answers are DEBUG, refusals INFO, our own faults WARNING.
+# A record a call would cost more than a light call itself: answers are DEBUG, refusals INFO, our own faults and what
+# took too long WARNING.
 access = logging.getLogger("headrace.access")
 
 _GONE = {Code.CANCELLED: "The call was cancelled.", Code.DEADLINE_EXCEEDED: "The deadline passed."}
@@ -24,20 +25,27 @@ _LOAD = frozenset({Reason.QUEUE_FULL, Reason.DEADLINE_EXCEEDED, Reason.DEADLINE_
 class Exchange:
     """Begins when it is made; ends with the one `reply`, `finish`, `fail` or `abandon` that its method calls."""
 
-    __slots__ = ("_observer", "_started_ns", "call", "context", "waited_ns")
+    __slots__ = ("_observer", "_started_ns", "call", "context", "trace")
 
     def __init__(self, call: Call, observer: RpcObserver) -> None:
         self._started_ns = time.perf_counter_ns()
         self._observer = observer
         self.call = call
-        self.context = RequestContext(deadline=call.deadline, request_id=request_id_of(call.metadata))
-        self.waited_ns = 0  # for a worker
+        metadata = call.metadata
+        tracer = observer.tracer
+        self.trace = None if tracer is None else tracer.begin(call.method, metadata, self._started_ns)
+        self.context = RequestContext(deadline=call.deadline, request_id=request_id_of(metadata), trace=self.trace)
         observer.on_start(call.method)
         call.on_cancel(self.context.cancel)
 
     @property
     def request_id(self) -> str:
         return self.context.request_id
+
+    def waited(self, waited_ns: int) -> None:
+        """A worker has taken it up, after so long."""
+        now = time.perf_counter_ns()
+        self.context.timings.waited(now - waited_ns, now)
 
     def reply(self, message: bytes) -> None:
         """The one response of a unary call, status OK."""
@@ -49,7 +57,7 @@ class Exchange:
         if self.context.cancelled and isinstance(error, ServingError):  # whatever it says, nobody is there to be told
             self.abandon()
             return
-        status = status_of(error, self.request_id)
+        status = status_of(error, self.request_id, self.log_fields)
         self.set_trailing()
         if after_queued:
             self.call.finish(status)
@@ -72,24 +80,27 @@ class Exchange:
         self.end(code)
 
     def set_trailing(self) -> None:
-        self.call.set_trailing_metadata(
-            trailing_metadata(self.request_id, self.context.timings, waited_ns=self.waited_ns)
-        )
+        self.call.set_trailing_metadata(trailing_metadata(self.request_id, self.context.timings))
 
     def end(self, code: Code) -> None:
         """Records the end."""
-        seconds = (time.perf_counter_ns() - self._started_ns) * 1e-9
+        ended_ns = time.perf_counter_ns()
+        seconds = (ended_ns - self._started_ns) * 1e-9
         timings = self.context.timings
         self._observer.on_end(self.call.method, timings.model, int(code), seconds)
-        level = _level(code)
+        if self.trace is not None:
+            self.trace.end(ended_ns, int(code), self.request_id, timings)
+        slow = seconds >= self._observer.slow_s and bool(timings.model)
+        level = logging.WARNING if slow else _level(code)
         if access.isEnabledFor(level):
             access.log(
                 level,
-                "%s %s",
+                "%s %s%s",
                 self.call.method,
                 code.name,
+                ", slow" if slow else "",
                 extra={
-                    "request_id": self.request_id,
+                    **self.log_fields,
                     "rpc": self.call.method,
                     "code": code.name,
                     "seconds": round(seconds, 6),
@@ -97,6 +108,13 @@ class Exchange:
                     **_fields(timings),
                 },
             )
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """What every line about this RPC carries."""
+        if self.trace is None:
+            return {"request_id": self.request_id}
+        return {"request_id": self.request_id, "trace_id": self.trace.trace_id}
 
     def _code_when_gone(self) -> Code:
         return Code.DEADLINE_EXCEEDED if self.context.expired else Code.CANCELLED
@@ -111,4 +129,12 @@ def _level(code: Code) -> int:
 def _fields(timings: Timings) -> dict[str, object]:
     if not timings.model:
         return {}
-    return {"model": timings.model, "model_version": timings.model_version, "batch_size": timings.batch_size}
+    return {
+        "model": timings.model,
+        "model_version": timings.model_version,
+        "batch_size": timings.batch_size,
+        "queue_us": timings.queue_ns // 1000,
+        "preprocess_us": timings.preprocess_ns // 1000,
+        "infer_us": timings.infer_ns // 1000,
+        "postprocess_us": timings.postprocess_ns // 1000,
+    }

@@ -6,14 +6,18 @@ What a caller may send
 What every reply carries in its trailing metadata
     headrace-request-id      the caller's own id, or one that the server chose
 
-What a reply that asked a model or scanned a catalog carries too (of a stream: the sums over its requests, the largest
-batch)
-    headrace-queue-us        microseconds waiting, for preparation and for a place in a batch
-    headrace-preprocess-us   microseconds making inputs into rows
+What a reply that asked a model or scanned a catalog carries too: the request's `Timings`, which are also what the
+model's statistics, the metrics and the traces are told
+    headrace-queue-us        microseconds waiting, for preparation and for a place in a batch or a slot
+    headrace-preprocess-us   microseconds making inputs into rows, and those into a batch
     headrace-infer-us        microseconds in the engine, and in the scan of a catalog
-    headrace-postprocess-us  microseconds making results into the answer
+    headrace-postprocess-us  microseconds making the engine's outputs into the answer
     headrace-batch-size      rows in the largest engine run (queries in the scan) that carried a row of this request
     headrace-model-version   the version that answered; absent where no model was asked
+
+They add up to no more than the caller waited. Reading the request from the wire and writing the reply belong to none of
+them. A stream that answers many requests sums them up over all, the batch size being the largest: as they overlap, the
+sums may be more than the stream took.
 """
 
 from __future__ import annotations
@@ -61,17 +65,21 @@ def request_id_of(metadata: Metadata) -> str:
     return f"{_process}-{next(_numbers):x}"
 
 
-def trailing_metadata(request_id: str, timings: Timings, *, waited_ns: int = 0) -> Metadata:
-    """The request id, and the timings where rows were computed; `waited_ns` is added to the queue's time."""
+def _microseconds(duration_ns: int) -> int:
+    return (duration_ns + 500) // 1000
+
+
+def trailing_metadata(request_id: str, timings: Timings) -> Metadata:
+    """The request id, and the timings where a model or a catalog was asked."""
     version = timings.model_version
     if not version and not timings.batch_size:
         return ((REQUEST_ID_KEY, request_id),)
     stages = (
         (REQUEST_ID_KEY, request_id),
-        (QUEUE_KEY, str((timings.queue_ns + waited_ns) // 1000)),
-        (PREPROCESS_KEY, str(timings.preprocess_ns // 1000)),
-        (INFER_KEY, str(timings.infer_ns // 1000)),
-        (POSTPROCESS_KEY, str(timings.postprocess_ns // 1000)),
+        (QUEUE_KEY, str(_microseconds(timings.queue_ns))),
+        (PREPROCESS_KEY, str(_microseconds(timings.preprocess_ns))),
+        (INFER_KEY, str(_microseconds(timings.infer_ns))),
+        (POSTPROCESS_KEY, str(_microseconds(timings.postprocess_ns))),
         (BATCH_SIZE_KEY, str(timings.batch_size)),
     )
     if not version:

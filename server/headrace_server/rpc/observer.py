@@ -1,10 +1,36 @@
-"""What the rpc layer tells whoever counts: a Protocol that telemetry implements."""
+"""What the rpc layer tells whoever counts, traces and logs: Protocols that telemetry implements."""
 
 from __future__ import annotations
 
+from math import inf
 from typing import Protocol
 
-__all__ = ["NoObserver", "RpcObserver"]
+from headrace_server.rpc.transport.call import Metadata
+from headrace_server.serving.context import RequestTrace, Timings
+
+__all__ = ["CallTrace", "CallTracer", "NoObserver", "RpcObserver"]
+
+
+class CallTrace(RequestTrace, Protocol):
+    """The trace of one RPC. Quick, from any thread, raises nothing."""
+
+    @property
+    def trace_id(self) -> str: ...  # 32 hexadecimal digits
+
+    def request(self, index: int) -> RequestTrace:
+        """The trace of a stream's message number `index`, counted from 0."""
+        ...
+
+    def end(self, ended_ns: int, code: int, request_id: str, timings: Timings) -> None:
+        """It is over; what is told later is not kept."""
+
+
+class CallTracer(Protocol):
+    """Who keeps traces."""
+
+    def begin(self, method: str, metadata: Metadata, began_ns: int) -> CallTrace | None:
+        """The trace of an RPC that was accepted at `time.perf_counter_ns()`; None: this one is not traced."""
+        ...
 
 
 class RpcObserver(Protocol):
@@ -14,7 +40,14 @@ class RpcObserver(Protocol):
     model   the model that answered; "" where none was asked or it is not there, so that callers cannot invent names
     code    the gRPC status code as a number
     reason  a `Reason`'s value: QUEUE_FULL, DEADLINE_INFEASIBLE, DEADLINE_EXCEEDED, SHUTTING_DOWN
+    tracer  None: nothing is traced
+    slow_s  an RPC that asked a model and took so long is logged with where the time went
     """
+
+    @property
+    def tracer(self) -> CallTracer | None: ...
+    @property
+    def slow_s(self) -> float: ...
 
     def on_start(self, method: str) -> None:
         """An RPC was accepted."""
@@ -28,6 +61,9 @@ class RpcObserver(Protocol):
 
 class NoObserver:
     """Nobody counts."""
+
+    tracer: CallTracer | None = None
+    slow_s: float = inf
 
     def on_start(self, method: str) -> None:
         """Nothing."""

@@ -67,7 +67,7 @@ class _Answers(Generic[RequestT]):
 
     def _step(self, waited_ns: int) -> None:
         exchange, call = self._exchange, self._exchange.call
-        exchange.waited_ns += waited_ns
+        exchange.waited(waited_ns)
         try:
             if self._answers is None:
                 request = parse(self._rpc.request_type, call.message)

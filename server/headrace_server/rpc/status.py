@@ -117,20 +117,24 @@ def clip(text: str, max_bytes: int = _MAX_VALUE_BYTES) -> str:
     return encoded[: max_bytes - 3].decode("utf-8", "ignore") + "…"
 
 
-def status_of(error: BaseException, request_id: str) -> Status:
-    """The status that tells `error` to the caller. Whatever is not the caller's to know is logged, not told."""
+def status_of(error: BaseException, request_id: str, log_fields: Mapping[str, str] | None = None) -> Status:
+    """The status that tells `error` to the caller. Whatever is not the caller's to know is logged, not told.
+
+    log_fields  what a line about the request carries; None: its id
+    """
+    fields = {"request_id": request_id} if log_fields is None else log_fields
     if isinstance(error, ServingError) and error.reason is not Reason.INTERNAL:
         if error.detail:
             logger.warning(
                 "%s: %s",
                 error.reason.value,
                 error.detail,
-                extra={"request_id": request_id, "reason": error.reason.value},
+                extra={**fields, "reason": error.reason.value},
             )
         code = CODES[error.reason]
         return Status(int(code), _clip_message(error.message), _details(error, code, request_id))
     detail = f"{error.message} {error.detail}".strip() if isinstance(error, ServingError) else repr(error)
-    logger.error("internal error: %s", detail, exc_info=error, extra={"request_id": request_id, "reason": "INTERNAL"})
+    logger.error("internal error: %s", detail, exc_info=error, extra={**fields, "reason": "INTERNAL"})
     return internal_status(request_id)
 
 

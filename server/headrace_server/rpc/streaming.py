@@ -14,6 +14,7 @@ was delivered; what came after it is cancelled.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -68,7 +69,18 @@ def stream_method(rpc: StreamRpc[RequestT], *, workers: Workers, observer: RpcOb
 class _Slot(Generic[RequestT]):
     """One message of the stream: its place in the order, and what became of it."""
 
-    __slots__ = ("context", "data", "dropped", "error", "index", "num_rows", "reply", "request", "size_bytes")
+    __slots__ = (
+        "context",
+        "data",
+        "dropped",
+        "error",
+        "index",
+        "num_rows",
+        "reply",
+        "request",
+        "size_bytes",
+        "waited_ns",
+    )
 
     def __init__(self, index: int, data: bytes) -> None:
         self.index = index
@@ -76,6 +88,7 @@ class _Slot(Generic[RequestT]):
         self.size_bytes = len(data)
         self.request: RequestT | None = None  # once parsed
         self.num_rows = 0
+        self.waited_ns = 0  # for a worker
         self.context: RequestContext | None = None  # once started
         self.reply: bytes | None = None
         self.error: BaseException | None = None
@@ -157,9 +170,9 @@ class _Stream(Generic[RequestT]):
 
     def _prepare(self, waited_ns: int) -> None:
         """On a worker: starts the oldest message that waits, unless its rows have to wait for others to leave."""
-        self._exchange.waited_ns += waited_ns
         slot = self._waiting_head()
         if slot is not None:
+            slot.waited_ns += waited_ns
             try:
                 if slot.request is None:
                     slot.request = parse(self._rpc.request_type, slot.data)
@@ -194,8 +207,15 @@ class _Stream(Generic[RequestT]):
             self._waiting.popleft()
             self._rows_in_flight += slot.num_rows
             parent = self._exchange.context
-            slot.context = RequestContext(deadline=parent.deadline, request_id=parent.request_id)
-            return slot.context
+            trace = self._exchange.trace
+            slot.context = RequestContext(
+                deadline=parent.deadline,
+                request_id=parent.request_id,
+                trace=None if trace is None else trace.request(slot.index),
+            )
+        now = time.perf_counter_ns()
+        slot.context.timings.waited(now - slot.waited_ns, now)
+        return slot.context
 
     def _start(self, slot: _Slot[RequestT], request: RequestT, context: RequestContext) -> None:
         try:

@@ -54,7 +54,7 @@ def text_stream_method(name: str, begin: Begin, *, workers: Workers, observer: R
 
 def _work(begin: Begin, stream: TextStream, waited_ns: int) -> None:
     exchange = stream.exchange
-    exchange.waited_ns = waited_ns
+    exchange.waited(waited_ns)
     try:
         query = decode_generate(parse(pb.GenerateRequest, exchange.call.message))
     except Exception as error:

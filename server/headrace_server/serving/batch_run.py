@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from headrace_server.errors import Reason, ServingError
 from headrace_server.serving import refusals
 from headrace_server.serving.batch import BatchResult, Runner, StageTimes
+from headrace_server.serving.context import RequestTrace
 from headrace_server.serving.entry import Entry, Request
 from headrace_server.serving.row_queue import RowQueue
 
@@ -21,14 +22,24 @@ _NOT_A_ROWS_FAULT = frozenset({Reason.SHUTTING_DOWN, Reason.DEVICE_UNAVAILABLE, 
 class BatchRun:
     """Computes the entries of one batch on the calling thread and settles their requests.
 
+    stage          what the engine's work is called in traces
     clean_seconds  time of the run when it succeeded whole at the first try; None otherwise
     num_settled    futures resolved
     computed       (rows, stage times) of every run that succeeded
     """
 
-    __slots__ = ("_clock", "_lock", "_queue", "_runner", "clean_seconds", "computed", "num_settled")
+    __slots__ = ("_clock", "_lock", "_queue", "_runner", "_stage", "clean_seconds", "computed", "num_settled")
 
-    def __init__(self, runner: Runner, *, queue: RowQueue, lock: threading.Lock, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        queue: RowQueue,
+        lock: threading.Lock,
+        clock: Callable[[], float],
+        stage: str = "infer",
+    ) -> None:
+        self._stage = stage
         self._runner = runner
         self._queue = queue  # guarded by `lock`
         self._lock = lock
@@ -89,13 +100,18 @@ class BatchRun:
                     request.done = True
                     finished.append((request, entry.submitted))
         # Whatever the run took beyond stacking and reducing was the engine, failed tries included.
-        infer_ns = max(0, int((ended - started) * 1e9) - result.collate_ns - result.reduce_ns)
+        started_ns, ended_ns = int(started * 1e9), int(ended * 1e9)
+        collated_ns = started_ns + result.collate_ns
+        inferred_ns = max(collated_ns, ended_ns - result.reduce_ns)
+        traces = [entry.request.timings.trace for entry in group if entry.request.timings.trace is not None]
+        if traces:
+            _trace(group, list(dict.fromkeys(traces)), started_ns, ended_ns)
         for request, submitted in finished:
             timings = request.timings
-            timings.queue_ns += max(0, int((started - submitted) * 1e9))
-            timings.preprocess_ns += result.collate_ns
-            timings.infer_ns += infer_ns
-            timings.postprocess_ns += result.reduce_ns
+            timings.waited(min(int(submitted * 1e9), started_ns), started_ns)
+            timings.prepared(started_ns, collated_ns, "collate")
+            timings.inferred(collated_ns, inferred_ns, self._stage)
+            timings.finished(inferred_ns, inferred_ns + result.reduce_ns, "reduce")
             timings.batch_size = max(timings.batch_size, request.largest_batch)
             self.num_settled += 1
             request.answer()
@@ -114,6 +130,22 @@ class BatchRun:
         for request in failed:
             self.num_settled += 1
             request.fail(error)
+
+
+def _trace(group: Sequence[Entry], requests: Sequence[RequestTrace], began_ns: int, ended_ns: int) -> None:
+    """Tells the traces of the requests that they shared a run."""
+    timings = group[0].request.timings
+    batch = requests[0].batch(
+        requests,
+        model=timings.model,
+        version=timings.model_version,
+        num_rows=len(group),
+        num_units=max(entry.units for entry in group) * len(group),
+        began_ns=began_ns,
+        ended_ns=ended_ns,
+    )
+    for request in requests:
+        request.joined(batch)
 
 
 def _as_serving_error(exc: BaseException) -> ServingError:

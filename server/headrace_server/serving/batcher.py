@@ -60,6 +60,7 @@ class Batcher:
     name         the model, for thread names, the log and the observer; `version` likewise
     company_share  of a run's time that a worker may wait for company; 0: it never does
     enough_units   padded units that fill a run, if one of so many takes 5 ms or longer; 0: rows alone are counted
+    stage        what a run is called in traces
     clock        seconds, monotonic, the clock of `RequestContext.deadline`
     """
 
@@ -74,6 +75,7 @@ class Batcher:
         observer: BatchObserver | None = None,
         company_share: float = 0.0,
         enough_units: int = 0,
+        stage: str = "infer",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
@@ -82,6 +84,7 @@ class Batcher:
         self._version = version
         self._observer = observer
         self._company_share = company_share
+        self._stage = stage
         self._clock = clock
         self._lock = threading.Lock()
         self._work_waits = threading.Condition(self._lock)
@@ -287,7 +290,7 @@ class Batcher:
 
     def _run(self, worker: int, batch: list[Entry], depth: int) -> None:
         """Computes one batch and answers its requests; nothing that happens in it ends the worker."""
-        run = BatchRun(self._runner, queue=self._queue, lock=self._lock, clock=self._clock)
+        run = BatchRun(self._runner, queue=self._queue, lock=self._lock, clock=self._clock, stage=self._stage)
         try:
             run.compute(batch)
             self._tell_batches(run, depth)

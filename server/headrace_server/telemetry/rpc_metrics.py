@@ -7,9 +7,15 @@ headrace_rpc_rejections_total{reason}             RPCs refused, or left unserved
 
 from __future__ import annotations
 
+from math import inf
+from typing import TYPE_CHECKING
+
 from headrace_server.telemetry.instruments import Counters, Family, Gauge, Gauges, Histogram, Histograms
 
-__all__ = ["SECONDS", "RpcMetrics"]
+if TYPE_CHECKING:
+    from headrace_server.telemetry.tracing import Tracing
+
+__all__ = ["SECONDS", "RpcMetrics", "code_name"]
 
 # 100 µs to 100 s: a light answer, and a generation.
 SECONDS = (.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 100)  # fmt: skip
@@ -20,10 +26,21 @@ _CODES = (
 )  # fmt: skip
 
 
-class RpcMetrics:
-    """Told of every RPC's start and end; a microsecond or two each, from any thread."""
+def code_name(code: int) -> str:
+    """The name of a gRPC status code."""
+    return _CODES[code] if 0 <= code < len(_CODES) else str(code)
 
-    def __init__(self) -> None:
+
+class RpcMetrics:
+    """Told of every RPC's start and end; a microsecond or two each, from any thread.
+
+    tracer  whom RPCs tell their traces; None: nobody
+    slow_s  RPCs that took so long are logged
+    """
+
+    def __init__(self, tracer: Tracing | None = None, slow_s: float = inf) -> None:
+        self.tracer = tracer
+        self.slow_s = slow_s
         self._seconds = Histograms(
             "headrace_rpc_seconds", "Seconds from acceptance to the end of an RPC.",
             "service", "method", "model", "code", bounds=SECONDS,
@@ -50,8 +67,8 @@ class RpcMetrics:
         key = (method, model, code)
         histogram = self._histogram_of.get(key)
         if histogram is None:
-            name = _CODES[code] if 0 <= code < len(_CODES) else str(code)
-            histogram = self._histogram_of[key] = self._seconds.child(*_service_and_method(method), model, name)
+            labels = (*_service_and_method(method), model, code_name(code))
+            histogram = self._histogram_of[key] = self._seconds.child(*labels)
         histogram.observe(seconds)
 
     def on_rejected(self, reason: str) -> None:

@@ -64,8 +64,8 @@ class LiveSequence:
         self.tokens: list[int] = []
         self.stop_token: int | None = None
         self.history = history
-        self.times = SequenceTimes()
         self.submitted_ns = perf_counter_ns()
+        self.times = SequenceTimes(self.submitted_ns)
         self.started_ns = 0
         self.first_token_ns = 0
         self.last_token_ns = 0

@@ -82,6 +82,7 @@ class Finish(enum.Enum):
 class SequenceTimes:
     """Where a sequence's time went, `time.perf_counter_ns()` differences; 0 until known."""
 
+    submitted_ns: int = 0  # when it came, `time.perf_counter_ns()`
     queue_ns: int = 0  # until its first prefill step
     prefill_ns: int = 0  # from there to the first token
     decode_ns: int = 0  # from the first token to the last
