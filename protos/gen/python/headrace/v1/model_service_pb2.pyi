@@ -73,7 +73,7 @@ class TensorSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("version", "state", "state_reason", "tasks", "input_kinds", "version_labels", "serving", "inputs", "outputs", "class_labels", "num_classes", "embedding_dimension", "normalized_by_default", "max_length", "prompts", "features", "engine", "digest", "format", "ready_time", "notes")
+    __slots__ = ("version", "state", "state_reason", "tasks", "input_kinds", "version_labels", "serving", "inputs", "outputs", "class_labels", "num_classes", "embedding_dimension", "normalized_by_default", "max_length", "prompts", "features", "engine", "digest", "format", "ready_time", "notes", "traffic_weight", "shadow_sample_rate")
     class PromptsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,8 @@ class Model(_message.Message):
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     READY_TIME_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_SAMPLE_RATE_FIELD_NUMBER: _ClassVar[int]
     version: _selector_pb2.ModelVersion
     state: ModelState
     state_reason: str
@@ -123,7 +125,9 @@ class Model(_message.Message):
     format: str
     ready_time: _timestamp_pb2.Timestamp
     notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[_Union[_selector_pb2.ModelVersion, _Mapping]] = ..., state: _Optional[_Union[ModelState, str]] = ..., state_reason: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[Task, str]]] = ..., input_kinds: _Optional[_Iterable[_Union[InputKind, str]]] = ..., version_labels: _Optional[_Iterable[str]] = ..., serving: bool = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., class_labels: _Optional[_Iterable[str]] = ..., num_classes: _Optional[int] = ..., embedding_dimension: _Optional[int] = ..., normalized_by_default: bool = ..., max_length: _Optional[int] = ..., prompts: _Optional[_Mapping[str, str]] = ..., features: _Optional[_Iterable[_Union[FeatureSpec, _Mapping]]] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., digest: _Optional[str] = ..., format: _Optional[str] = ..., ready_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    traffic_weight: int
+    shadow_sample_rate: float
+    def __init__(self, version: _Optional[_Union[_selector_pb2.ModelVersion, _Mapping]] = ..., state: _Optional[_Union[ModelState, str]] = ..., state_reason: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[Task, str]]] = ..., input_kinds: _Optional[_Iterable[_Union[InputKind, str]]] = ..., version_labels: _Optional[_Iterable[str]] = ..., serving: bool = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., class_labels: _Optional[_Iterable[str]] = ..., num_classes: _Optional[int] = ..., embedding_dimension: _Optional[int] = ..., normalized_by_default: bool = ..., max_length: _Optional[int] = ..., prompts: _Optional[_Mapping[str, str]] = ..., features: _Optional[_Iterable[_Union[FeatureSpec, _Mapping]]] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., digest: _Optional[str] = ..., format: _Optional[str] = ..., ready_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., traffic_weight: _Optional[int] = ..., shadow_sample_rate: _Optional[float] = ...) -> None: ...
 
 class FeatureSpec(_message.Message):
     __slots__ = ("name", "data_type", "optional")
@@ -296,6 +300,42 @@ class SetShadowResponse(_message.Message):
     sample_rate: float
     def __init__(self, version: _Optional[str] = ..., sample_rate: _Optional[float] = ...) -> None: ...
 
+class GetTrafficRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class GetTrafficResponse(_message.Message):
+    __slots__ = ("serving_version", "labels", "split", "shadow_version", "shadow_sample_rate", "state_reasons")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class StateReasonsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SERVING_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_SAMPLE_RATE_FIELD_NUMBER: _ClassVar[int]
+    STATE_REASONS_FIELD_NUMBER: _ClassVar[int]
+    serving_version: str
+    labels: _containers.ScalarMap[str, str]
+    split: TrafficSplit
+    shadow_version: str
+    shadow_sample_rate: float
+    state_reasons: _containers.ScalarMap[str, str]
+    def __init__(self, serving_version: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., split: _Optional[_Union[TrafficSplit, _Mapping]] = ..., shadow_version: _Optional[str] = ..., shadow_sample_rate: _Optional[float] = ..., state_reasons: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
 class GetModelStatisticsRequest(_message.Message):
     __slots__ = ("model",)
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -309,7 +349,7 @@ class GetModelStatisticsResponse(_message.Message):
     def __init__(self, statistics: _Optional[_Iterable[_Union[ModelStatistics, _Mapping]]] = ...) -> None: ...
 
 class ModelStatistics(_message.Message):
-    __slots__ = ("version", "num_succeeded", "num_failed", "num_rows", "num_batches", "queue_time", "preprocess_time", "infer_time", "postprocess_time", "last_request_time", "batch_sizes", "shadow")
+    __slots__ = ("version", "num_succeeded", "num_failed", "num_rows", "num_batches", "queue_time", "preprocess_time", "infer_time", "postprocess_time", "last_request_time", "batch_sizes", "shadow", "latency_time", "failed_time")
     class BatchSizesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -329,6 +369,8 @@ class ModelStatistics(_message.Message):
     LAST_REQUEST_TIME_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZES_FIELD_NUMBER: _ClassVar[int]
     SHADOW_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_TIME_FIELD_NUMBER: _ClassVar[int]
+    FAILED_TIME_FIELD_NUMBER: _ClassVar[int]
     version: _selector_pb2.ModelVersion
     num_succeeded: int
     num_failed: int
@@ -341,18 +383,24 @@ class ModelStatistics(_message.Message):
     last_request_time: _timestamp_pb2.Timestamp
     batch_sizes: _containers.ScalarMap[int, int]
     shadow: ShadowStatistics
-    def __init__(self, version: _Optional[_Union[_selector_pb2.ModelVersion, _Mapping]] = ..., num_succeeded: _Optional[int] = ..., num_failed: _Optional[int] = ..., num_rows: _Optional[int] = ..., num_batches: _Optional[int] = ..., queue_time: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., preprocess_time: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., infer_time: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., postprocess_time: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., last_request_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., batch_sizes: _Optional[_Mapping[int, int]] = ..., shadow: _Optional[_Union[ShadowStatistics, _Mapping]] = ...) -> None: ...
+    latency_time: _duration_pb2.Duration
+    failed_time: _duration_pb2.Duration
+    def __init__(self, version: _Optional[_Union[_selector_pb2.ModelVersion, _Mapping]] = ..., num_succeeded: _Optional[int] = ..., num_failed: _Optional[int] = ..., num_rows: _Optional[int] = ..., num_batches: _Optional[int] = ..., queue_time: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., preprocess_time: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., infer_time: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., postprocess_time: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., last_request_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., batch_sizes: _Optional[_Mapping[int, int]] = ..., shadow: _Optional[_Union[ShadowStatistics, _Mapping]] = ..., latency_time: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., failed_time: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ShadowStatistics(_message.Message):
-    __slots__ = ("num_requests", "agreement", "mean_score_difference", "p99_latency", "num_failed")
+    __slots__ = ("num_requests", "agreement", "mean_score_difference", "p99_latency", "num_failed", "num_dropped", "num_answers")
     NUM_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     AGREEMENT_FIELD_NUMBER: _ClassVar[int]
     MEAN_SCORE_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
     P99_LATENCY_FIELD_NUMBER: _ClassVar[int]
     NUM_FAILED_FIELD_NUMBER: _ClassVar[int]
+    NUM_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    NUM_ANSWERS_FIELD_NUMBER: _ClassVar[int]
     num_requests: int
     agreement: float
     mean_score_difference: float
     p99_latency: _duration_pb2.Duration
     num_failed: int
-    def __init__(self, num_requests: _Optional[int] = ..., agreement: _Optional[float] = ..., mean_score_difference: _Optional[float] = ..., p99_latency: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., num_failed: _Optional[int] = ...) -> None: ...
+    num_dropped: int
+    num_answers: int
+    def __init__(self, num_requests: _Optional[int] = ..., agreement: _Optional[float] = ..., mean_score_difference: _Optional[float] = ..., p99_latency: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., num_failed: _Optional[int] = ..., num_dropped: _Optional[int] = ..., num_answers: _Optional[int] = ...) -> None: ...

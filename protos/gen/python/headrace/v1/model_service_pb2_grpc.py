@@ -70,6 +70,11 @@ class ModelServiceStub(object):
                 request_serializer=headrace_dot_v1_dot_model__service__pb2.SetShadowRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_model__service__pb2.SetShadowResponse.FromString,
                 _registered_method=True)
+        self.GetTraffic = channel.unary_unary(
+                '/headrace.v1.ModelService/GetTraffic',
+                request_serializer=headrace_dot_v1_dot_model__service__pb2.GetTrafficRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_model__service__pb2.GetTrafficResponse.FromString,
+                _registered_method=True)
         self.GetModelStatistics = channel.unary_unary(
                 '/headrace.v1.ModelService/GetModelStatistics',
                 request_serializer=headrace_dot_v1_dot_model__service__pb2.GetModelStatisticsRequest.SerializeToString,
@@ -131,6 +136,13 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTraffic(self, request, context):
+        """How a model's requests find their version: labels, split, shadow. On the management listener.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModelStatistics(self, request, context):
         """Counts and times of a model's versions since they were loaded.
         """
@@ -175,6 +187,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.SetShadow,
                     request_deserializer=headrace_dot_v1_dot_model__service__pb2.SetShadowRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_model__service__pb2.SetShadowResponse.SerializeToString,
+            ),
+            'GetTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTraffic,
+                    request_deserializer=headrace_dot_v1_dot_model__service__pb2.GetTrafficRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_model__service__pb2.GetTrafficResponse.SerializeToString,
             ),
             'GetModelStatistics': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModelStatistics,
@@ -372,6 +389,33 @@ class ModelService(object):
             '/headrace.v1.ModelService/SetShadow',
             headrace_dot_v1_dot_model__service__pb2.SetShadowRequest.SerializeToString,
             headrace_dot_v1_dot_model__service__pb2.SetShadowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.ModelService/GetTraffic',
+            headrace_dot_v1_dot_model__service__pb2.GetTrafficRequest.SerializeToString,
+            headrace_dot_v1_dot_model__service__pb2.GetTrafficResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,12 @@ class ModelServiceStub:
     ]
     """Sends copies of a model's requests to another version and compares the answers. Replies are never delayed."""
 
+    GetTraffic: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.model_service_pb2.GetTrafficRequest,
+        headrace.v1.model_service_pb2.GetTrafficResponse,
+    ]
+    """How a model's requests find their version: labels, split, shadow. On the management listener."""
+
     GetModelStatistics: grpc.UnaryUnaryMultiCallable[
         headrace.v1.model_service_pb2.GetModelStatisticsRequest,
         headrace.v1.model_service_pb2.GetModelStatisticsResponse,
@@ -117,6 +123,12 @@ class ModelServiceAsyncStub:
         headrace.v1.model_service_pb2.SetShadowResponse,
     ]
     """Sends copies of a model's requests to another version and compares the answers. Replies are never delayed."""
+
+    GetTraffic: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.model_service_pb2.GetTrafficRequest,
+        headrace.v1.model_service_pb2.GetTrafficResponse,
+    ]
+    """How a model's requests find their version: labels, split, shadow. On the management listener."""
 
     GetModelStatistics: grpc.aio.UnaryUnaryMultiCallable[
         headrace.v1.model_service_pb2.GetModelStatisticsRequest,
@@ -184,6 +196,14 @@ class ModelServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.model_service_pb2.SetShadowResponse, collections.abc.Awaitable[headrace.v1.model_service_pb2.SetShadowResponse]]:
         """Sends copies of a model's requests to another version and compares the answers. Replies are never delayed."""
+
+    @abc.abstractmethod
+    def GetTraffic(
+        self,
+        request: headrace.v1.model_service_pb2.GetTrafficRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.model_service_pb2.GetTrafficResponse, collections.abc.Awaitable[headrace.v1.model_service_pb2.GetTrafficResponse]]:
+        """How a model's requests find their version: labels, split, shadow. On the management listener."""
 
     @abc.abstractmethod
     def GetModelStatistics(
