@@ -33,6 +33,7 @@ from headrace_server.jobs.catalogs import Catalogs
 from headrace_server.jobs.classify import Classify
 from headrace_server.jobs.embed import Embed
 from headrace_server.jobs.generate import Generate
+from headrace_server.jobs.infer import Infer
 from headrace_server.jobs.inprocess import InProcess, Jobs
 from headrace_server.jobs.input_vectors import InputVectors
 from headrace_server.jobs.readings import scan_readings
@@ -93,6 +94,7 @@ class Server(InProcess):
             self.config.repository,
             defaults=_load_defaults(self.config),
             threads=threads,
+            lifecycle=self.config.lifecycle,
             batches=self.metrics.serving,
             decoders=self.metrics.decoder,
             requests=self.metrics.serving,
@@ -106,6 +108,7 @@ class Server(InProcess):
             rerank=Rerank(self._repository, limits),
             tokenize=Tokenize(self._repository, limits),
             generate=Generate(self._repository, limits),
+            infer=Infer(self._repository, limits),
         )
         super().__init__(jobs, self._repository)
         self.metrics.watch(lambda: model_readings(self._repository))
@@ -257,6 +260,7 @@ class Server(InProcess):
             rerank=self.jobs.rerank,
             tokenize=self.jobs.tokenize,
             generate=self.jobs.generate,
+            infer=self.jobs.infer,
             catalogs=self.jobs.catalogs,
             recommend=self.jobs.recommend,
         )

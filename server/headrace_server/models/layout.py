@@ -3,14 +3,18 @@
     DIR/minilm/1/…, DIR/minilm/2/…    versions "1" and "2" of minilm; the greatest number is the latest
     DIR/spam/model.onnx               version "1" of spam
     DIR/config.json, DIR/onnx/…       DIR itself is version "1" of a model named as DIR is
+    DIR/minilm/versions.toml          which versions of minilm serve whom: serving/versions_file.py reads it
 
 Hidden entries are passed over. What cannot be a model is said in the notes and stops nobody.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +22,18 @@ from typing import NamedTuple
 from headrace_server.models.folder import model_invalid
 from headrace_server.models.manifest import MANIFEST_NAME
 
-__all__ = ["FoundVersion", "Layout", "discover", "is_model_folder", "read_layout", "version_key"]
+__all__ = [
+    "VERSIONS_NAME",
+    "FoundVersion",
+    "Layout",
+    "discover",
+    "fingerprint",
+    "is_model_folder",
+    "read_layout",
+    "version_key",
+]
+
+VERSIONS_NAME = "versions.toml"
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"v?(\d{1,18}(?:\.\d{1,18}){0,3})(?:[-+]([0-9A-Za-z.-]{1,64}))?")
@@ -35,10 +50,14 @@ class FoundVersion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What was found, models by name and versions oldest first; `notes` say what was passed over and why."""
+    """What was found, models by name and versions oldest first; `notes` say what was passed over and why.
+
+    versions_files  of models in version folders, by name: the file beside them, where there is one
+    """
 
     versions: tuple[FoundVersion, ...]
     notes: tuple[str, ...] = ()
+    versions_files: Mapping[str, Path] = field(default_factory=dict)
 
 
 def discover(directory: Path) -> list[FoundVersion]:
@@ -56,6 +75,7 @@ def read_layout(directory: Path) -> Layout:
         raise model_invalid("the model repository is not a readable folder", detail=repr(error)) from None
     found: list[FoundVersion] = []
     notes: list[str] = []
+    files: dict[str, Path] = {}
     for child in children:
         if not _NAME.fullmatch(child.name):
             notes.append(
@@ -68,9 +88,31 @@ def read_layout(directory: Path) -> Layout:
             versions, more = [], [f"{child.name}: passed over, not readable"]
         found.extend(versions)
         notes.extend(more)
+        file = child / VERSIONS_NAME
+        if versions and file.is_file():
+            if versions[0].folder == child:
+                notes.append(f"{child.name}: {VERSIONS_NAME} is not read, the model has no version folders")
+            else:
+                files[child.name] = file
     if not found:
         notes.append("no model found: expected <name>/<version>/ folders, or one folder with an .onnx file")
-    return Layout(tuple(found), tuple(notes))
+    return Layout(tuple(found), tuple(notes), files)
+
+
+def fingerprint(folder: Path) -> str:
+    """Digest of the names, sizes and times of change of a folder's files: changes when they do. "": not readable."""
+    lines: list[str] = []
+    try:
+        for root, folders, files in os.walk(folder, onerror=_raise):
+            folders[:] = [name for name in folders if name[0] != "." and name != "__pycache__"]
+            for name in files:
+                if name[0] != ".":
+                    path = os.path.join(root, name)
+                    status = os.stat(path)
+                    lines.append(f"{os.path.relpath(path, folder)}\0{status.st_size}\0{status.st_mtime_ns}\n")
+    except OSError:
+        return ""
+    return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
 
 
 def version_key(version: str) -> tuple[tuple[int, ...], bool, str]:
@@ -120,6 +162,10 @@ def _versions(model: Path) -> tuple[list[FoundVersion], list[str]]:
 
 def _folders(directory: Path) -> list[Path]:
     return sorted(entry for entry in directory.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _own_name(directory: Path) -> str:

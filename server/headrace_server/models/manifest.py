@@ -22,17 +22,14 @@ An unknown key is an error that names it and the nearest valid one.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-import types
-import typing
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
 from headrace_server.config import BatchPolicy, DecoderPolicy, EngineOptions
 from headrace_server.errors import Reason, ServingError, Violation
+from headrace_server.models.toml_keys import unknown_key
 
 __all__ = [
     "MANIFEST_NAME",
@@ -223,7 +220,9 @@ def parse_manifest(text: bytes) -> Manifest:
         table = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise _invalid("", f"not valid TOML ({error})") from None
-    _check_keys(table, Manifest, "")
+    unknown = unknown_key(table, Manifest)
+    if unknown is not None:
+        raise _invalid(*unknown)
     try:
         manifest = msgspec.convert(table, Manifest)
         # Values out of range are told here, by the file that holds them, rather than when the engine starts.
@@ -271,38 +270,6 @@ def _in_range(key: str, value: int | None, low: int, high: int) -> None:
 def _over(section: msgspec.Struct, defaults: Any) -> dict[str, Any]:
     chosen = msgspec.structs.asdict(section)
     return {name: getattr(defaults, name) if value is None else value for name, value in chosen.items()}
-
-
-def _check_keys(table: Mapping[str, Any], struct: type[msgspec.Struct], prefix: str) -> None:
-    fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
-    for key, value in table.items():
-        if key not in fields:
-            raise _unknown_key(prefix + key, prefix, list(fields))
-        for section, of_names in _sections(fields[key]):
-            if of_names and isinstance(value, dict):
-                for name, inner in value.items():
-                    if isinstance(inner, dict):
-                        _check_keys(inner, section, f"{prefix}{key}.{name}.")
-            elif isinstance(value, dict):
-                _check_keys(value, section, f"{prefix}{key}.")
-
-
-def _sections(kind: Any) -> list[tuple[type[msgspec.Struct], bool]]:
-    """The section types that a field holds, and whether it maps names to them."""
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return [(kind, False)]
-    arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is dict:
-        return [(section, True) for section, _ in _sections(arguments[1])]
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return [found for argument in arguments for found in _sections(argument)]
-    return []
-
-
-def _unknown_key(key: str, prefix: str, valid: list[str]) -> ServingError:
-    name = key.removeprefix(prefix)
-    nearest = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)
-    return _invalid(key, f"unknown key, the nearest valid one is {prefix}{nearest[0]}" if nearest else "unknown key")
 
 
 def _invalid(key: str, description: str) -> ServingError:

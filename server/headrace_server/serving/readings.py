@@ -12,7 +12,7 @@ __all__ = ["model_readings"]
 
 
 def model_readings(repository: Repository) -> Iterator[Reading]:
-    """States of the versions, what runs them, and what waits."""
+    """States of the versions, what runs them, what waits, and how loads ended."""
     for status in repository.status():
         version_of = (("model", status.name), ("version", status.version))
         for state in ModelState:
@@ -34,3 +34,6 @@ def model_readings(repository: Repository) -> Iterator[Reading]:
             names = ("engine", "runtime_version", "device", "provider", "precision")
             labels = tuple((name, str(engine[name])) for name in names)
             yield Reading("headrace_model_info", "What runs a version.", (*version_of, *labels), 1)
+    for (model, outcome), count in repository.num_loads().items():
+        outcome_of = (("model", model), ("outcome", outcome))
+        yield Reading("headrace_model_loads_total", "Loads that have ended, by how they ended.", outcome_of, count)

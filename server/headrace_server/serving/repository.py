@@ -1,48 +1,58 @@
-"""Repository: the models a server knows, their versions and readiness, and the leases that keep a version alive.
+"""Repository: the models of a directory, which of their versions are loaded, and what operators decide about them.
 
-    LOADING ──▶ READY ──▶ UNLOADING ──▶ UNLOADED          LOADING ──▶ FAILED (with a reason; hides nobody else)
-
-Every version found is loaded, on threads of its own, newest first; the server may listen meanwhile. Requests that name
-no version get the serving version: the newest that is ready. While a newer one loads, what serves goes on serving; at
-start nothing answers in its place. A version that is taken out of service is closed once its last lease is given back.
+Requests that name neither version nor label go by the model's split where one is set, else to the pinned version, else
+to the newest that is ready. While a newer one loads, what serves goes on serving; at start nothing answers for it. A
+version whose files have changed is loaded beside the one that serves and takes its place at once; if it fails, the old
+one goes on and says why.
 """
 
 from __future__ import annotations
 
-import difflib
 import logging
-import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Container, Iterable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
-from headrace_server.config import ThreadBudget
+from headrace_server.config import LifecycleOptions, ThreadBudget
 from headrace_server.errors import Reason, Resource, ServingError
-from headrace_server.models.layout import FoundVersion, discover, read_layout, version_key
-from headrace_server.models.load import LoadDefaults, load_model
+from headrace_server.models.layout import VERSIONS_NAME, FoundVersion, Layout, fingerprint, read_layout, version_key
+from headrace_server.models.load import LoadDefaults
+from headrace_server.models.model import Model
 from headrace_server.serving.batch import BatchObserver
+from headrace_server.serving.decisions import Decisions
 from headrace_server.serving.decoder.observer import DecoderObserver
-from headrace_server.serving.loading import load_servable
-from headrace_server.serving.servable import Servable
+from headrace_server.serving.known_model import KnownModel
+from headrace_server.serving.loader import Check, Loader
+from headrace_server.serving.state_file import StateFile
 from headrace_server.serving.statistics import RequestObserver
+from headrace_server.serving.traffic import Shadow, TrafficSplit, VersionChoices, check_label
 from headrace_server.serving.version import Lease, ModelState, ModelStatus, Version
+from headrace_server.serving.version_policy import VersionPolicy
+from headrace_server.serving.version_store import VersionStore
+from headrace_server.serving.versions_file import VersionsFile, read_versions_file
+from headrace_server.serving.watch import Look, VersionName, Watcher, take_look
 
 __all__ = ["Lease", "ModelState", "ModelStatus", "Repository"]
 
 logger = logging.getLogger(__name__)
 
-_RETRY_LOADING_S = 1.0
+_LEFT_OUT = "left out by the version policy"
+_UNLOADED = "unloaded by an operator"
+_GONE = "its folder is no longer there"
+_CHANGED = "its files have changed"
 
 
-class Repository:
+class Repository(VersionStore):
     """The versions of one directory. Thread-safe.
 
     directory  `<name>/<version>/…`, a folder a model, or one model's folder
     defaults   engine, batching and limits that a model's manifest may override
     threads    the one budget that every engine divides
+    lifecycle  which versions are loaded, how often the directory is looked at, where decisions are kept
+    check      given every servable before it may serve; raises ServingError where it does not answer as it should
+    admit      given every model before its engine is made; raises ServingError where there is no room for it
     batches    told of what models that read rows do; `decoders` of what text generators do; `requests` of all requests
-    on_change  called after a version's state changed, on a loading thread, holding no lock
+    on_change  called after a version's state or a decision changed, on whichever thread did it, holding no lock
     """
 
     def __init__(
@@ -51,264 +61,369 @@ class Repository:
         *,
         defaults: LoadDefaults | None = None,
         threads: ThreadBudget | None = None,
+        lifecycle: LifecycleOptions | None = None,
+        check: Check | None = None,
+        admit: Callable[[Model], None] | None = None,
         batches: BatchObserver | None = None,
         decoders: DecoderObserver | None = None,
         requests: RequestObserver | None = None,
         on_change: Callable[[], None] | None = None,
         num_loaders: int = 2,
     ) -> None:
+        loader = Loader(
+            defaults=defaults, threads=threads, batches=batches, decoders=decoders, check=check, admit=admit
+        )
+        super().__init__(loader, requests=requests, on_change=on_change, num_loaders=num_loaders)
+        lifecycle = lifecycle or LifecycleOptions()
         self._directory = directory
-        self._defaults = defaults or LoadDefaults()
-        self._threads = threads or ThreadBudget()
-        self._batches = batches
-        self._decoders = decoders
-        self._requests = requests
-        self._on_change = on_change
-        self._changed = threading.Condition()
-        self._versions: dict[str, dict[str, Version]] = {}  # by name, newest first
-        self._serving: dict[str, Version | None] = {}
-        self._leaving: set[Version] = set()  # taken out of service, not yet closed; a new load may have its place
-        self._closing = False
-        self._loaders = ThreadPoolExecutor(num_loaders, thread_name_prefix="load")
-        self.notes: tuple[str, ...] = ()
+        self._policy = VersionPolicy.parse(lifecycle.versions)
+        self._state = StateFile(lifecycle.state_file)
+        self._decisions: dict[str, Decisions] = {}
+        self._found: dict[VersionName, FoundVersion] = {}
+        self._files: dict[str, VersionsFile] = {}  # what each model's file said when it was last valid
+        self._last_look: Look | None = None
+        self._watcher = Watcher(self.look, lifecycle.poll_s) if lifecycle.poll_s else None
+        self._layout_notes: tuple[str, ...] = ()
+        self._state_note = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was passed over in the directory, what is wrong with files of decisions, and why."""
+        with self._lock:
+            faults = [f"{model.name}: {model.fault}" for model in self._models.values() if model.fault]
+        return (*self._layout_notes, *faults, *filter(None, [self._state_note]))
 
     def start(self) -> None:
         """Finds the versions and begins to load them; returns at once. `notes` then say what was passed over.
 
         raises  ServingError MODEL_INVALID when the directory is not a readable folder
         """
-        layout = read_layout(self._directory)
-        self.notes = layout.notes
-        for note in layout.notes:
-            logger.warning("%s", note)
-        newest_first = sorted(layout.versions, key=lambda found: version_key(found.version), reverse=True)
-        newest = {found.name: found for found in reversed(newest_first)}
-        # What requests will ask for first is loaded first: the newest of each model, then the others.
-        for found in sorted(newest_first, key=lambda found: found is not newest[found.name]):
-            self._begin(found)
-
-    def load(self, name: str, version: str = "") -> Future[ModelStatus]:
-        """Loads a version (the newest where none is named) from the directory as it is now; future of its status.
-
-        A load that fails changes nothing else; its status says why. A version that is loading or ready is left so.
-        raises  ServingError MODEL_NOT_FOUND, VERSION_NOT_FOUND, SHUTTING_DOWN
-        """
-        there = [found for found in discover(self._directory) if found.name == name]
-        if not there:
-            raise self._model_not_found(name)
-        found = next((found for found in reversed(there) if version in ("", found.version)), None)
-        if found is None:
-            raise _version_not_found(name, version)
-        return self._begin(found)
-
-    def unload(self, name: str, version: str) -> None:
-        """Takes a version out of service; it is closed once its last lease is given back.
-
-        raises  ServingError as `acquire` does
-        """
-        with self._changed:
-            entry = self._find(name, version, "")
-            entry.state = ModelState.UNLOADING
-            self._leaving.add(entry)
-            self._choose_serving(name)
-            if not entry.num_leases:
-                self._loaders.submit(self._retire, entry)
-        self._tell()
-
-    def acquire(self, name: str, *, version: str = "", label: str = "", routing_key: str = "") -> Lease:
-        """A lease on a ready version: the one named, or the serving one. To be released, once, by whoever holds it.
-
-        routing_key  not read yet: all of a model's traffic goes to its serving version
-        raises       ServingError MODEL_NOT_FOUND, VERSION_NOT_FOUND (with the resource), MODEL_LOADING, MODEL_FAILED,
-                     SHUTTING_DOWN
-        """
-        with self._changed:
-            entry = self._serving.get(name) if not version and not label and not self._closing else None
-            if entry is None:
-                entry = self._find(name, version, label)
-            entry.num_leases += 1
-            assert entry.servable is not None
-            return Lease(entry.servable, entry, self._give_back, self._requests)
-
-    def status(self) -> list[ModelStatus]:
-        """Every version as it stands, by name, newest first."""
-        with self._changed:
-            return [
-                entry.status(serving=self._serving.get(name) is entry)
-                for name, versions in sorted(self._versions.items())
-                for entry in versions.values()
-            ]
-
-    def wait_ready(self, timeout_s: float | None = None) -> bool:
-        """Waits until nothing is loading. True: everything is ready or failed. False: the time was up."""
-        with self._changed:
-            return self._changed.wait_for(
-                lambda: self._closing or not any(entry.state is ModelState.LOADING for entry in self._all()), timeout_s
-            )
-
-    def drain(self, timeout_s: float) -> bool:
-        """Refuses new requests and waits for every lease to be given back. False: the time was up."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-            return self._changed.wait_for(lambda: not any(entry.num_leases for entry in self._all()), timeout_s)
+        with self._control:
+            layout = read_layout(self._directory)
+            self._decisions, self._state_note = self._state.load()
+            self._take_in(layout)
+            self._reconcile(list(self._models.values()))
+        if self._watcher is not None:
+            self._watcher.start()
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Refuses new requests, fails what waits with SHUTTING_DOWN, and frees every engine."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        limit = time.monotonic() + timeout_s
-        self._loaders.shutdown(wait=False, cancel_futures=True)
-        for last in (False, True):  # a load that is under way ends in its own time, and is closed then
-            for entry in self._all():
-                self._retire(entry, max(0.0, limit - time.monotonic()))
-            if not last:
-                self._loaders.shutdown(wait=True)
+        """As `VersionStore.close`."""
+        if self._watcher is not None:
+            self._watcher.stop()
+        super().close(timeout_s)
 
-    # loading
+    # versions come and go
 
-    def _begin(self, found: FoundVersion) -> Future[ModelStatus]:
-        with self._changed:
-            if self._closing:
-                raise ServingError(Reason.SHUTTING_DOWN, "the server is shutting down")
-            versions = self._versions.setdefault(found.name, {})
-            present = versions.get(found.version)
-            if present is not None and present.state in (ModelState.LOADING, ModelState.READY):
-                assert present.loaded is not None
-                return present.loaded
-            entry = Version(found.name, found.version)
-            versions[found.version] = entry
-            by_age = sorted(versions.items(), key=lambda item: (version_key(item[0]), item[0]), reverse=True)
-            self._versions[found.name] = dict(by_age)
-            self._choose_serving(found.name)
-            entry.loaded = self._loaders.submit(self._load, entry, found.folder)
-            return entry.loaded
+    def load(self, name: str, version: str = "", *, serve: bool = True) -> Future[ModelStatus]:
+        """Loads a version (the newest where none is named) from the directory as it is now; future of its status.
 
-    def _load(self, entry: Version, folder: Path) -> ModelStatus:
-        started = time.monotonic()
-        servable: Servable | None = None
-        reason = ""
-        try:
-            entry.model = load_model(folder, name=entry.name, version=entry.version, defaults=self._defaults)
-            servable = load_servable(entry.model, self._threads, batches=self._batches, decoders=self._decoders)
-        except ServingError as error:
-            reason = error.message
-            logger.error("model %s/%s: not loaded: %s %s", entry.name, entry.version, reason, error.detail)
-        except BaseException:
-            reason = "a fault of the server; its log says more"
-            logger.exception("model %s/%s: not loaded", entry.name, entry.version)
-        else:
-            logger.info("model %s/%s: ready in %.2f s", entry.name, entry.version, time.monotonic() - started)
-        with self._changed:
-            if servable is None:
-                entry.state, entry.reason = ModelState.FAILED, reason
-            else:
-                entry.state, entry.ready_time, entry.servable = ModelState.READY, time.time(), servable
-            self._choose_serving(entry.name)
-            status = entry.status(serving=self._serving.get(entry.name) is entry)
-            self._changed.notify_all()
+        One that is ready is loaded again, beside itself, where its files have changed. A load that fails changes
+        nothing else; its status says why.
+
+        serve   True: it shall answer requests that name no version, and is pinned where it would not as the newest.
+                False: it shall answer only if asked for; one that serves already goes on
+        raises  ServingError MODEL_NOT_FOUND, VERSION_NOT_FOUND, SHUTTING_DOWN; STORAGE_FAILED
+        """
+        with self._control:
+            layout = read_layout(self._directory)
+            self._take_in(layout)
+            there = {found.version: found for found in layout.versions if found.name == name}
+            with self._lock:
+                model = self._known(name)
+                version = version or next(reversed(there), "")
+                entry = model.require_known(version) if version else None
+                found = there.get(version)
+                loading = next((each for each in model.records() if _is_loading(each, version)), None)
+            if found is None or entry is None:
+                raise _gone(name, version)
+            if loading is not None:
+                loading.serve = serve
+                return loading.loaded
+            if entry.state is not ModelState.READY or fingerprint(found.folder) != entry.fingerprint:
+                return self._begin(model, found, serve).loaded
+            self._decide(model, self._decided_by_load(model, version, serve))
+            self._reconcile([model])
+            done: Future[ModelStatus] = Future()
+            with self._lock:
+                done.set_result(model.status_of(entry))
         self._tell()
-        return status
+        return done
 
-    def _choose_serving(self, name: str) -> None:
-        """The newest ready version; what serves goes on serving while a newer one loads. Under the lock."""
-        current = self._serving.get(name)
-        keeps = current is not None and current.state is ModelState.READY
-        chosen: Version | None = None
-        for entry in self._versions[name].values():
-            if entry.state is ModelState.READY:
-                chosen = entry
-                break
-            if entry.state is ModelState.LOADING:
-                chosen = current if keeps else None
-                break
-        self._serving[name] = chosen
+    def unload(self, name: str, version: str = "") -> list[ModelStatus]:
+        """Takes a version, or all of a model's, out of service; each is closed once its last lease is given back.
 
-    # leases
-
-    def _find(self, name: str, version: str, label: str) -> Version:
-        """A ready version, or why there is none. Under the lock."""
-        if self._closing:
-            raise ServingError(Reason.SHUTTING_DOWN, "the server is shutting down")
-        versions = self._versions.get(name)
-        if not versions:
-            raise self._model_not_found(name)
-        if label:
-            raise _version_not_found(name, label, kind="label")
-        entry = versions.get(version) if version else self._serving.get(name)
-        if entry is None:
-            if version:
-                raise _version_not_found(name, version)
-            waiting = (other for other in versions.values() if other.state is ModelState.LOADING)
-            entry = next(waiting, next(iter(versions.values())))
-        if entry.state is ModelState.LOADING:
-            raise ServingError(
-                Reason.MODEL_LOADING, f"model {name!r} is being loaded", retry_after_s=_RETRY_LOADING_S, model=name
-            )
-        if entry.state is ModelState.FAILED:
-            raise ServingError(
-                Reason.MODEL_FAILED,
-                f"model {name!r} version {entry.version!r} could not be loaded: {entry.reason}",
-                model=name,
-                version=entry.version,
-            )
-        if entry.state is not ModelState.READY:
-            raise _version_not_found(name, entry.version)
-        return entry
-
-    def _give_back(self, lease: Lease) -> None:
-        with self._changed:
-            entry, lease.version = lease.version, None
-            if entry is None:
-                return
-            entry.num_leases -= 1
-            if entry.num_leases:
-                return
-            if self._closing:
-                self._changed.notify_all()
-            elif entry.state is ModelState.UNLOADING:
-                # Not closed here: this may be a worker of the very batcher that is to be closed.
-                self._loaders.submit(self._retire, entry)
-
-    def _retire(self, entry: Version, timeout_s: float = 30.0) -> None:
-        """Closes a version that nobody leases any more, once."""
-        with self._changed:
-            servable, entry.servable = entry.servable, None
-        if servable is None:
-            return
-        servable.close(timeout_s)
-        with self._changed:
-            entry.state = ModelState.UNLOADED
-            self._leaving.discard(entry)
-            self._choose_serving(entry.name)
-            self._changed.notify_all()
+        raises  ServingError MODEL_NOT_FOUND, VERSION_NOT_FOUND, SHUTTING_DOWN; STORAGE_FAILED
+        """
+        with self._control:
+            with self._lock:
+                model = self._known(name)
+                entries = [model.require_known(version)] if version else list(model.versions.values())
+            versions = frozenset(entry.version for entry in entries)
+            self._decide(model, self._decided(name).after_unload(versions))
+            labels = sorted(label for label, its in model.choices.labels.items() if its in versions)
+            said = f"{_UNLOADED}, and still labelled {', '.join(labels)}" if labels else _UNLOADED
+            logger.warning("model %s: %s: %s", name, ", ".join(sorted(versions)), said)
+            with self._lock:
+                for entry in entries:
+                    self._take_out(model, entry, said)
+                statuses = [model.status_of(entry) for entry in entries]
+            self._reconcile([model])
         self._tell()
+        return statuses
 
-    def _all(self) -> list[Version]:
-        known = [entry for versions in self._versions.values() for entry in versions.values()]
-        return known + [entry for entry in self._leaving if entry not in known]
+    def look(self) -> None:
+        """Looks at the directory; what `poll_s` does again and again.
 
-    def _model_not_found(self, name: str) -> ServingError:
-        near = difflib.get_close_matches(name[:256], list(self._versions), n=3)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        return ServingError(
-            Reason.MODEL_NOT_FOUND,
-            f"model {name[:256]!r} is not in the repository{hint}",
-            resource=Resource("model", name[:256]),
-        )
+        A version that is new, or whose files have changed, is loaded once it was the same at two looks; one that was
+        gone at two looks is taken out of service. A look that finds no model at all where some were known is not
+        believed: a disk may be away.
 
-    def _tell(self) -> None:
-        if self._on_change is not None:
+        raises  ServingError MODEL_INVALID when the directory is not a readable folder
+        """
+        now = take_look(self._directory)
+        with self._control:
+            before, self._last_look = self._last_look, now
+            if self._closing or before is None:
+                return
+            if self._found and not now.layout.versions:
+                logger.error("no model is found in the directory any more; what is loaded goes on serving")
+                return
+            gone = [name for name in self._found if now.gone(before, name)]
+            settled = now.settled(before)
+            known = [found for found in now.layout.versions if found[:2] in settled or found[:2] in self._found]
+            self._take_in(Layout(tuple(known), now.layout.notes, now.layout.versions_files), gone)
+            self._load_again(settled)
+            self._reconcile(list(self._models.values()))
+
+    # what operators decide
+
+    def set_label(self, name: str, label: str, version: str) -> Mapping[str, str]:
+        """Puts a label on a version that is known, whatever its state; "" takes it off. All labels of the model then.
+
+        raises  ServingError INVALID_INPUT; MODEL_NOT_FOUND, VERSION_NOT_FOUND; STORAGE_FAILED
+        """
+        check_label(label)
+        with self._control:
+            with self._lock:
+                model = self._known(name)
+                if version:
+                    model.require_known(version)
+            self._decide(model, self._decided(name).after_label(model.choices, label, version))
+            logger.info("model %s: label %s: %s", name, label, version or "taken off")
+            self._reconcile([model])
+            labels = dict(model.choices.labels)
+        self._tell()
+        return labels
+
+    def set_split(self, name: str, split: TrafficSplit) -> TrafficSplit:
+        """Splits a model's traffic between ready versions; without shares: no split any more.
+
+        raises  ServingError INVALID_INPUT; MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_LOADING, MODEL_FAILED;
+                STORAGE_FAILED
+        """
+        split.check()
+        with self._control:
+            with self._lock:
+                model = self._known(name)
+                for share in split.shares:
+                    model.require_ready(share.version)
+            self._decide(model, self._decided(name).after_split(split))
+            logger.info("model %s: split %s", name, {each.version: each.weight for each in split.shares} or "ended")
+            self._reconcile([model])
+        self._tell()
+        return split
+
+    def set_shadow(self, name: str, shadow: Shadow | None) -> Shadow | None:
+        """Has copies of a model's requests sent to a ready version; None: no more. Raises as `set_split` does."""
+        if shadow is not None:
+            shadow.check()
+        with self._control:
+            with self._lock:
+                model = self._known(name)
+                if shadow is not None:
+                    model.require_ready(shadow.version)
+            self._decide(model, self._decided(name).after_shadow(shadow))
+            logger.info("model %s: shadow %s", name, shadow or "ended")
+            self._reconcile([model])
+        self._tell()
+        return shadow
+
+    def split(self, name: str) -> TrafficSplit:
+        """A model's split as it stands; without shares where there is none. Raises ServingError MODEL_NOT_FOUND."""
+        with self._lock:
+            return self._known(name).choices.split or TrafficSplit()
+
+    def shadow(self, name: str) -> Shadow | None:
+        """A model's shadow as it stands. Raises ServingError MODEL_NOT_FOUND."""
+        with self._lock:
+            return self._known(name).choices.shadow
+
+    def traffic(self) -> Mapping[str, VersionChoices]:
+        """What is decided about every model that has a split or a shadow, by name."""
+        with self._lock:
+            standing = {name: model.choices for name, model in self._models.items()}
+        return {name: each for name, each in standing.items() if each.split is not None or each.shadow is not None}
+
+    def roll_back(self, name: str, version: str, reason: str) -> bool:
+        """Gives all traffic of a model's split to its main version, and notes at `version` why. False: there is nothing
+        to roll back, as `version` gets no traffic by a split or is the main version.
+
+        It is done even where it cannot be kept for the next start.
+        """
+        with self._control:
+            with self._lock:
+                model = self._known(name)
+                split = model.choices.split
+            if split is None or version == split.main_version:
+                return False
+            if not any(share.weight for share in split.shares if share.version == version):
+                return False
+            said = f"rolled back: {reason}"
+            logger.warning("model %s/%s: %s; all traffic goes to %s", name, version, said, split.main_version)
+            decisions = self._decided(name).after_rollback(split, version, said)
             try:
-                self._on_change()
-            except Exception:
-                logger.exception("the listener for model changes failed")
+                self._decide(model, decisions)
+            except ServingError as error:
+                logger.error("model %s: the rollback holds until a restart: %s", name, error.message)
+                self._decisions[name] = decisions
+                self._choose_again(model)
+        self._tell()
+        return True
+
+    # decisions; all under `_control`
+
+    def _decided(self, name: str) -> Decisions:
+        return self._decisions.get(name, Decisions())
+
+    def _decide(self, model: KnownModel, decisions: Decisions) -> None:
+        """Keeps decisions, and then makes them stand. Raises ServingError STORAGE_FAILED; then the old ones stand."""
+        if decisions == self._decided(model.name):
+            return
+        decided = {**self._decisions, model.name: decisions}
+        self._state.save(decided)
+        self._decisions = decided
+        self._choose_again(model)
+
+    def _choose_again(self, model: KnownModel) -> None:
+        file = self._files.get(model.name, VersionsFile())
+        with self._lock:
+            model.policy = file.policy or self._policy
+            model.choices = self._decided(model.name).over(file.choices)
+            self._choose_serving(model)
+
+    def _decided_by_load(self, model: KnownModel, version: str, serve: bool) -> Decisions:
+        decided = self._decided(model.name)
+        with self._lock:
+            serving = model.serving is not None and model.serving.version == version
+            newest = model.newest_of({*model.ready(), version}, held=decided.held - {version})
+            left_out = version not in model.policy.chosen(list(model.versions))
+        if not serve:
+            return decided.after_load(version, serve=serving, left_out=left_out, pinned=None)
+        return decided.after_load(version, serve=True, left_out=left_out, pinned="" if newest == version else version)
+
+    def _before_ready(self, model: KnownModel, entry: Version) -> None:
+        if entry.serve is not None:
+            self._decide(model, self._decided_by_load(model, entry.version, entry.serve))
+
+    def _after_load(self, model: KnownModel) -> None:
+        self._reconcile([model])
+
+    # the directory; all under `_control`
+
+    def _take_in(self, layout: Layout, gone: Iterable[VersionName] = ()) -> None:
+        """Makes what was found known, without loading it, and reads what files say of models."""
+        for note in layout.notes:
+            if note not in self._layout_notes:
+                logger.warning("%s", note)
+        self._layout_notes = layout.notes
+        self._found.update({found[:2]: found for found in layout.versions})
+        with self._lock:
+            for found in layout.versions:
+                model = self._models.setdefault(found.name, KnownModel(found.name, self._policy))
+                if found.version not in model.versions:
+                    model.add(Version(found.name, found.version, ModelState.UNLOADED))
+            for name, version in gone:
+                del self._found[name, version]
+                self._forget(self._models[name], version)
+        for name, model in self._models.items():
+            self._read_file(model, layout.versions_files.get(name))
+            self._choose_again(model)
+
+    def _forget(self, model: KnownModel, version: str) -> None:
+        """A version's folder is gone. Under the lock."""
+        entry = model.versions.get(version)
+        if entry is not None:
+            logger.warning("model %s/%s: %s; unloaded", model.name, version, _GONE)
+            self._take_out(model, entry, _GONE)
+            del model.versions[version]
+            self._choose_serving(model)
+
+    def _read_file(self, model: KnownModel, path: Path | None) -> None:
+        """What the model's file says; of one that is not valid, the last valid one stands."""
+        fault = ""
+        try:
+            said = VersionsFile() if path is None else read_versions_file(path)
+        except ServingError as error:
+            fault, said = error.message, self._files.get(model.name, VersionsFile())
+        if fault and fault != model.fault:
+            logger.error("model %s: %s; the file is passed over", model.name, fault)
+        self._files[model.name] = said
+        model.fault = fault or _absent(said, model.versions)
+
+    def _load_again(self, settled: Mapping[VersionName, str]) -> None:
+        """Loads what is ready or has failed, and whose files have changed and rest."""
+        for name, mark in settled.items():
+            model = self._models.get(name[0])
+            entry = None if model is None else model.versions.get(name[1])
+            if model is None or entry is None or mark in (entry.fingerprint, entry.refused):
+                continue
+            if entry.state is ModelState.READY and name[1] not in model.candidates:
+                self._begin(model, self._found[name], None)
+            elif entry.state is ModelState.FAILED:
+                with self._lock:
+                    entry.state, entry.reason = ModelState.UNLOADED, _CHANGED
+
+    def _reconcile(self, models: Iterable[KnownModel]) -> None:
+        """Loads what is wanted and not loaded, the newest of each model first; unloads what is not wanted, once what is
+        wanted is ready."""
+        if self._closing:
+            return
+        missing: list[tuple[bool, KnownModel, str]] = []  # whether a newer one of its model is missing too
+        for model in models:
+            with self._lock:
+                wanted = model.wanted()
+                complete = bool(wanted) and all(model.versions[each].state is ModelState.READY for each in wanted)
+                for version, entry in model.versions.items():
+                    if version in wanted:
+                        if entry.state in (ModelState.UNLOADED, ModelState.UNLOADING):
+                            missing.append((any(each is model for _, each, _ in missing), model, version))
+                    elif entry.state is ModelState.READY and complete:
+                        self._take_out(model, entry, _LEFT_OUT)
+                    elif entry.state is ModelState.UNLOADED and not entry.reason:
+                        entry.reason = _UNLOADED if version in model.choices.unloaded else _LEFT_OUT
+        missing.sort(key=lambda each: version_key(each[2]), reverse=True)
+        for _, model, version in sorted(missing, key=lambda each: each[0]):
+            self._begin(model, self._found[model.name, version], None)
 
 
-def _version_not_found(name: str, version: str, kind: str = "version") -> ServingError:
+def _absent(said: VersionsFile, known: Container[str]) -> str:
+    """Which versions a file names that are not there."""
+    choices = said.choices
+    named = {f"labels.{label}": version for label, version in choices.labels.items()}
+    named |= {f"split.{share.version}": share.version for share in (choices.split.shares if choices.split else ())}
+    named |= {} if choices.shadow is None else {"shadow.version": choices.shadow.version}
+    named |= {f"policy[{index}]": version for index, version in enumerate(said.policy.names if said.policy else ())}
+    absent = [f"{key}: no version {version!r}" for key, version in named.items() if version not in known]
+    return f"{VERSIONS_NAME}: {'; '.join(absent)}" if absent else ""
+
+
+def _is_loading(entry: Version, version: str) -> bool:
+    return entry.version == version and entry.state is ModelState.LOADING
+
+
+def _gone(name: str, version: str) -> ServingError:
     return ServingError(
         Reason.VERSION_NOT_FOUND,
-        f"model {name!r} has no {kind} {version[:256]!r}",
-        resource=Resource("model_version", f"{name}/{version[:256]}"),
+        f"model {name!r} version {version!r}: {_GONE}",
+        resource=Resource("model_version", f"{name}/{version}"),
     )

@@ -14,7 +14,15 @@ from typing import Literal
 
 from headrace_server.errors import invalid_input
 
-__all__ = ["RollbackCondition", "RollbackRule", "Shadow", "TrafficShare", "TrafficSplit", "VersionChoices"]
+__all__ = [
+    "RollbackCondition",
+    "RollbackRule",
+    "Shadow",
+    "TrafficShare",
+    "TrafficSplit",
+    "VersionChoices",
+    "check_label",
+]
 
 RollbackCondition = Literal["error_rate", "p99_latency", "disagreement"]
 
@@ -114,6 +122,7 @@ class VersionChoices:
     pinned    the version that serves although it is not the newest; "": the newest that is ready
     unloaded  versions that an operator took out of service: neither a poll nor a restart loads them
     loaded    versions that an operator loaded although the version policy leaves them out
+    held      versions that were loaded without letting them serve: asked by name, label, split or shadow alone
     notes     by version, why it lost its traffic: what a rollback recorded
     """
 
@@ -123,6 +132,7 @@ class VersionChoices:
     pinned: str = ""
     unloaded: frozenset[str] = frozenset()
     loaded: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()
     notes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 

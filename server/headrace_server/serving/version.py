@@ -41,7 +41,7 @@ class ModelStatus:
     version: str
     state: ModelState
     reason: str = ""  # why, where there is something to say
-    labels: tuple[str, ...] = ()  # put on it by operators: none yet
+    labels: tuple[str, ...] = ()  # put on it by operators, sorted
     serving: bool = False  # answers requests that name no version
     model: Model | None = None  # None: not read yet, or not readable
     engine: EngineInfo | None = None  # None: not loaded
@@ -51,27 +51,40 @@ class ModelStatus:
 
 @dataclass(slots=True, eq=False)
 class Version:
-    """A version's record. The repository's lock guards it."""
+    """One loading of a version: its record. The repository's lock guards it.
+
+    Where a version's files have changed, a second record of the same name is loaded beside the one that serves and
+    takes its place.
+
+    fingerprint  of the files that it was loaded from (`models.layout.fingerprint`)
+    refused      of changed files that could not take its place; they are not tried again
+    serve        what an operator who had it loaded wants: True, it shall serve; False, only if asked for; None: nobody
+    loaded       what came of it
+    """
 
     name: str
     version: str
     state: ModelState = ModelState.LOADING
     reason: str = ""
+    fingerprint: str = ""
+    refused: str = ""
+    serve: bool | None = None
     model: Model | None = None
     servable: Servable | None = None
     ready_time: float | None = None
     num_leases: int = 0
-    loaded: Future[ModelStatus] | None = field(default=None, repr=False)
+    loaded: Future[ModelStatus] = field(default_factory=Future, repr=False)
     statistics: VersionStatistics = field(default_factory=VersionStatistics, repr=False)
 
-    def status(self, *, serving: bool) -> ModelStatus:
-        """As it stands."""
+    def status(self, *, serving: bool, labels: tuple[str, ...] = (), note: str = "") -> ModelStatus:
+        """As it stands; `note`: what else there is to say of it."""
         servable = self.servable
         return ModelStatus(
             name=self.name,
             version=self.version,
             state=self.state,
-            reason=self.reason,
+            reason="; ".join(filter(None, (self.reason, note))),
+            labels=labels,
             serving=serving,
             model=self.model,
             engine=None if servable is None else servable.info,
@@ -81,9 +94,12 @@ class Version:
 
 
 class Lease:
-    """The right to use a servable until `end` or `release`, or until the `with` block ends."""
+    """The right to use a servable until `end` or `release`, or until the `with` block ends.
 
-    __slots__ = ("_began_ns", "_give_back", "_observer", "servable", "version")
+    shadow  the version that is to get a copy of the request; "": none
+    """
+
+    __slots__ = ("_began_ns", "_give_back", "_observer", "servable", "shadow", "version")
 
     def __init__(
         self,
@@ -91,9 +107,11 @@ class Lease:
         version: Version,
         give_back: Callable[[Lease], None],
         observer: RequestObserver | None = None,
+        shadow: str = "",
     ) -> None:
         self._began_ns = perf_counter_ns()
         self.servable = servable
+        self.shadow = shadow
         self.version: Version | None = version  # None once given back; the repository's lock guards it
         self._give_back = give_back
         self._observer = observer
