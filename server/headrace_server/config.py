@@ -121,6 +121,7 @@ class BatchPolicy:
     max_delay_ms: float = 0.0  # how long a free worker waits for more rows; 0: takes what is there
     max_padding_ratio: float = 1.5  # longest bucketed length × rows ÷ sum of bucketed lengths in one batch
     length_bucket: int = 16  # lengths are padded up to a multiple of this, so that shapes recur
+    inline: bool = False  # rows are computed on the thread that brings them, where no others wait; for runs of < 100 µs
 
     def __post_init__(self) -> None:
         _require(1 <= self.max_batch_size <= 65536, "batching.max_batch_size", self.max_batch_size, "from 1 to 65536")
@@ -130,6 +131,8 @@ class BatchPolicy:
         _require(0 <= self.max_delay_ms <= 1000, "batching.max_delay_ms", self.max_delay_ms, "from 0 to 1000")
         _require(self.max_padding_ratio >= 1, "batching.max_padding_ratio", self.max_padding_ratio, "at least 1")
         _require(1 <= self.length_bucket <= 4096, "batching.length_bucket", self.length_bucket, "from 1 to 4096")
+        wanted = "false where batching.max_delay_ms is more than 0: who is answered at once waits for no others"
+        _require(not (self.inline and self.max_delay_ms), "batching.inline", self.inline, wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

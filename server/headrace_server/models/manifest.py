@@ -148,6 +148,7 @@ class BatchingSection(_Section, frozen=True):
     max_delay_ms: float | None = None
     max_padding_ratio: float | None = None
     length_bucket: int | None = None
+    inline: bool | None = None
 
     def over(self, defaults: BatchPolicy) -> BatchPolicy:
         return BatchPolicy(**_over(self, defaults))

@@ -10,6 +10,11 @@ many rows as its last run had, while they keep coming: those whom it has just an
 would else be split between two runs. It waits no longer than that share of a run's time, never for a caller who came
 alone, nor where the first in line is short of time.
 
+Inline. A policy may say that rows need not wait for a worker: while none waits and fewer runs than workers are in
+flight, the submitter's own thread is the worker of its request, and has its answer when `submit` returns. It pays where
+a run is shorter than the hand-off to another thread, and is wrong for all others: the thread may be the one that reads
+every caller's messages.
+
 Enough. Where rows get no cheaper beyond some padded length of a run in all, `enough_units` ends it there, if such a run
 is long at all: callers are answered sooner, and while their next requests are on the way the worker finds others
 waiting, instead of beginning with the first that comes back.
@@ -98,13 +103,12 @@ class Batcher:
         self._awaited = 0  # rows for which a worker waits before it begins
         self._num_idle = 0
         self._num_open = 0  # requests admitted and not yet resolved
-        self._running: dict[int, tuple[float, list[Entry]]] = {}  # by worker: expected end, rows
+        self._running: dict[int, tuple[float, list[Entry]]] = {}  # by thread: expected end, rows
         self._admitting = True
         self._stopping = False
         self._num_workers = num_workers
         self._threads = [
-            threading.Thread(target=self._work, args=(worker,), name=f"{name}-{worker}", daemon=True)
-            for worker in range(num_workers)
+            threading.Thread(target=self._work, name=f"{name}-{worker}", daemon=True) for worker in range(num_workers)
         ]
         for thread in self._threads:
             thread.start()
@@ -115,24 +119,28 @@ class Batcher:
         return self._queue.num_rows
 
     def submit(self, rows: Sequence[Row], context: RequestContext) -> BatchFuture:
-        """Future of one result a row, in order; all rows are admitted or none. Never blocks, never raises.
+        """Future of one result a row, in order; all rows are admitted or none. Never raises, and never blocks but to
+        compute the rows itself, where the policy says inline.
 
         The future is resolved on a worker's thread (a done-callback there can answer the client itself), on the
-        canceller's thread when `context` is cancelled, or before this returns when the request is refused. Its
-        exceptions are ServingError: QUEUE_FULL and DEADLINE_INFEASIBLE (with `retry_after_s`), DEADLINE_EXCEEDED,
-        CANCELLED, SHUTTING_DOWN, PAYLOAD_TOO_LARGE, or what the runner raised for one of the rows.
+        canceller's thread when `context` is cancelled, or before this returns when the request is refused or was
+        computed inline. Its exceptions are ServingError: QUEUE_FULL and DEADLINE_INFEASIBLE (with `retry_after_s`),
+        DEADLINE_EXCEEDED, CANCELLED, SHUTTING_DOWN, PAYLOAD_TOO_LARGE, or what the runner raised for one of the rows.
         """
         future = BatchFuture()
         now = self._clock()
         expired: list[Request] = []
+        inline = False
         with self._lock:
             refusal = self._refusal(rows, context, now, expired)
             if refusal is None and rows:
                 request = Request(future, context, len(rows))
-                self._enqueue(request, rows, now)
-                self._last_arrival = now
-                if self._queue.num_rows >= self._awaited:
-                    self._work_waits.notify()
+                entries = self._entries(request, rows, now)
+                inline = self._policy.inline and self._may_run_here(entries)
+                if inline:
+                    self._mark_running(entries, now)
+                else:
+                    self._enqueue(request, entries, now)
         if expired:
             self._fail_expired(expired)
         if refusal is not None:
@@ -140,6 +148,8 @@ class Batcher:
             self._tell_rejected(refusal.reason, len(rows))
         elif not rows:
             future.set_result([])
+        elif inline:
+            self._run(entries, 0)
         else:
             abandon = partial(self._abandon, request)
             future.abandon = abandon
@@ -173,6 +183,8 @@ class Batcher:
         if threading.current_thread() in self._threads:
             return  # called from a done-callback: the batch that it answers is not over yet
         with self._lock:
+            here = threading.get_ident()  # the same of a batch that is computed inline
+            self._all_done.wait_for(lambda: not self._running.keys() - {here}, max(0.0, limit - time.monotonic()))
             stuck = self._claim(entry.request for _, entries in self._running.values() for entry in entries)
         if stuck:
             logger.error("%s: %d requests were still running %.1f s after the stop", self._name, len(stuck), timeout_s)
@@ -189,46 +201,69 @@ class Batcher:
             busy_s = max(0.0, min(end for end, _ in self._running.values()) - now)
         return self._door.refusal(rows, context, now, _order(context.deadline, now), busy_s, expired)
 
-    def _enqueue(self, request: Request, rows: Sequence[Row], now: float) -> None:
-        """Gives every row its place and its order. Under the lock."""
+    def _entries(self, request: Request, rows: Sequence[Row], now: float) -> list[Entry]:
+        """The rows of a request that is admitted, each with its order. Under the lock."""
         order = _order(request.deadline, now)
         seq = self._seq
         self._seq = seq + len(rows)
-        push = self._queue.push
         units = [self._door.units(row) for row in rows]
         mean_units = sum(units) / len(rows)
         batch = self._door.rows_a_run(mean_units)
         step = 0.0
         if len(rows) > batch:
             step = self._service_time.batch_seconds(batch * mean_units)
-        entries = []
-        for index, row in enumerate(rows):
-            entry = Entry(row, request, index, order + index // batch * step, seq + index, now, units[index])
-            entries.append(entry)
+        self._num_open += 1
+        return [
+            Entry(row, request, index, order + index // batch * step, seq + index, now, units[index])
+            for index, row in enumerate(rows)
+        ]
+
+    def _enqueue(self, request: Request, entries: Sequence[Entry], now: float) -> None:
+        """Gives every row its place. Under the lock."""
+        push = self._queue.push
+        for entry in entries:
             push(entry)
         request.entries = entries
-        self._num_open += 1
+        self._last_arrival = now
+        if self._queue.num_rows >= self._awaited:
+            self._work_waits.notify()
+
+    def _may_run_here(self, entries: Sequence[Entry]) -> bool:
+        """Whether nothing waits, a run is free, and one run can hold the rows. Under the lock."""
+        if self._queue.num_rows or len(self._running) >= self._num_workers or threading.get_ident() in self._running:
+            return False
+        if len(entries) == 1:
+            return True
+        first = entries[0]
+        return len(entries) <= self._policy.max_batch_size and all(_alike(entry, first) for entry in entries)
+
+    def _mark_running(self, batch: list[Entry], now: float) -> None:
+        """Counts `batch` as a run of this thread. Under the lock."""
+        expected_end = now + self._service_time.batch_seconds(_padded(batch))
+        for entry in batch:
+            entry.waiting = False
+        self._running[threading.get_ident()] = (expected_end, batch)
 
     # the worker
 
-    def _work(self, worker: int) -> None:
+    def _work(self) -> None:
         """Takes and runs batches until the batcher stops."""
         while True:
             expired: list[Request] = []
             with self._lock:
-                batch = self._take(worker, expired)
+                batch = self._take(expired)
                 depth = self._queue.num_rows
                 if depth and self._num_idle:
                     self._work_waits.notify()  # what is left is for an idle neighbour
             if expired:
                 self._fail_expired(expired)
             if batch:
-                self._run(worker, batch, depth)
+                self._run(batch, depth)
             elif self._stopping:
                 return
             del batch, expired  # an idle worker must not keep the last batch's arrays alive
 
-    def _take(self, worker: int, expired: list[Request]) -> list[Entry]:
+    def _take(self, expired: list[Request]) -> list[Entry]:
         """Waits for a batch and marks it running. Empty when the batcher stops, or when only expired requests were
         found. Under the lock."""
         policy = self._policy
@@ -236,7 +271,7 @@ class Batcher:
         free_since: float | None = None  # since when there has been something to take
         while not self._stopping and not expired:
             timeout: float | None = None
-            if self._queue.num_rows:
+            if self._queue.num_rows and len(self._running) < self._num_workers:
                 now = self._clock()
                 free_since = now if free_since is None else free_since
                 size = policy.max_batch_size
@@ -252,7 +287,7 @@ class Batcher:
                         size, policy.max_padding_ratio, self._too_late(now), expired, self._door.units_a_run()
                     )
                     if batch:
-                        self._running[worker] = (now + self._service_time.batch_seconds(_padded(batch)), batch)
+                        self._mark_running(batch, now)
                         return batch
                     continue
                 if expired:
@@ -288,7 +323,7 @@ class Batcher:
             return now
         return now + _SURELY * self._service_time.batch_seconds(1)
 
-    def _run(self, worker: int, batch: list[Entry], depth: int) -> None:
+    def _run(self, batch: list[Entry], depth: int) -> None:
         """Computes one batch and answers its requests; nothing that happens in it ends the worker."""
         run = BatchRun(self._runner, queue=self._queue, lock=self._lock, clock=self._clock, stage=self._stage)
         try:
@@ -301,11 +336,15 @@ class Batcher:
             self._fail(lost, partial(ServingError, Reason.INTERNAL, "the request could not be computed"))
         finally:
             with self._lock:
-                del self._running[worker]
+                del self._running[threading.get_ident()]
                 self._last_size = len(batch)
                 if run.clean_seconds is not None:
                     self._service_time.observe(_padded(batch), run.clean_seconds, self._clock())
                 self._resolved(run.num_settled)
+                if self._policy.inline and self._queue.num_rows:
+                    self._work_waits.notify()  # what came while every run was taken
+                if self._stopping and not self._running:
+                    self._all_done.notify_all()
 
     # the end of a request
 
@@ -369,6 +408,13 @@ def _order(deadline: float | None, now: float) -> float:
     """When a request submitted now is due, for the queue: its deadline, or patience's end where that comes first."""
     patient = now + PATIENCE_S
     return patient if deadline is None or deadline > patient else deadline
+
+
+def _alike(entry: Entry, other: Entry) -> bool:
+    """Whether two rows may share a run without being padded."""
+    assert entry.row is not None
+    assert other.row is not None
+    return entry.row.shape_key == other.row.shape_key and entry.units == other.units
 
 
 def _padded(batch: Sequence[Entry]) -> int:
