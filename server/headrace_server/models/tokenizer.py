@@ -16,6 +16,7 @@ from tokenizers import Encoding, Tokenizer
 
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.folder import model_invalid
+from headrace_server.models.tokenizer_parts import read_tokenizer
 
 __all__ = ["EncodedText", "TextTokenizer", "Tokenization"]
 
@@ -60,7 +61,7 @@ class TextTokenizer:
         self, definition: str, *, max_length: int = 0, pad_id: int | None = None, truncation_side: str = "right"
     ) -> None:
         try:
-            tokenizer: Tokenizer = Tokenizer.from_str(definition)
+            tokenizer = read_tokenizer(definition)
             padding = tokenizer.padding
             tokenizer.no_padding()
             tokenizer.no_truncation()
