@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import time
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from headrace_server.errors import Reason
 from headrace_server.serving.batch import StageTimes
@@ -17,6 +17,7 @@ from headrace_server.serving.window import SlidingWindow
 
 __all__ = [
     "BatchSums",
+    "Comparison",
     "RequestObserver",
     "RequestRecord",
     "ShadowSnapshot",
@@ -24,12 +25,16 @@ __all__ = [
     "VersionStatistics",
 ]
 
+_PENDING = 64  # requests put aside
 
-class RequestRecord(NamedTuple):
+
+@dataclass(slots=True)  # not frozen: that would cost more than counting it does
+class RequestRecord:
     """One request as it ended. `timings` are final; `latency_ns` runs from the lease to the answer or the failure.
 
-    failure  None: answered
-    fault    the failure is the version's own: it says something of the version, for rules that roll it back
+    failure   None: answered
+    fault     the failure is the version's own (`serving.fault`): it counts for rules that roll a version back
+    by_split  a split chose the version
     """
 
     model: str
@@ -39,6 +44,7 @@ class RequestRecord(NamedTuple):
     num_rows: int
     failure: Reason | None = None
     fault: bool = False
+    by_split: bool = False
 
 
 class RequestObserver(Protocol):
@@ -58,6 +64,17 @@ class BatchSums:
     collate_ns: int = 0
     infer_ns: int = 0
     reduce_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a version gave beside what was served: of so many answers so many agree; of so many scores that both gave
+    the |differences| in all."""
+
+    num_answers: int
+    num_agreeing: int
+    sum_difference: float = 0.0
+    num_scores: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,18 +127,21 @@ class StatisticsSnapshot:
 
 
 class VersionStatistics:
-    """Counts one version's requests and runs. Thread-safe; about 0.6 µs a request."""
+    """Counts one version's requests and runs. Thread-safe; about 0.5 µs a request that is answered.
+
+    What is told of a request is put aside, by one append that needs no lock, and added up many requests at a time.
+    """
 
     __slots__ = (
-        "_batches", "_failed_ns", "_infer_ns", "_last", "_latency_ns", "_lock", "_num_failed", "_num_rows",
-        "_num_succeeded", "_postprocess_ns", "_preprocess_ns", "_queue_ns", "_shadow", "_windows",
+        "_batches", "_failed_ns", "_last", "_lock", "_num_failed", "_num_succeeded", "_pending", "_shadow", "_sums",
+        "_windows",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._num_succeeded = self._num_failed = self._num_rows = 0
-        self._queue_ns = self._preprocess_ns = self._infer_ns = self._postprocess_ns = 0
-        self._latency_ns = self._failed_ns = 0
+        self._num_succeeded = self._num_failed = self._failed_ns = 0
+        self._sums = [0, 0, 0, 0, 0, 0]  # rows, queue, preprocess, infer, postprocess, latency
+        self._pending: list[tuple[int, ...]] = []  # what is not yet in the sums, in their order
         self._last: float | None = None
         self._batches: dict[int, list[int]] = {}  # by size: runs, collate, infer, reduce
         self._shadow: _ShadowSums | None = None
@@ -129,23 +149,29 @@ class VersionStatistics:
 
     def on_request(self, record: RequestRecord) -> None:
         """A request has ended."""
-        _, _, timings, latency_ns, num_rows, failure, fault = record
-        with self._lock:
-            self._last = time()
-            if failure is None:
-                self._num_succeeded += 1
-                self._num_rows += num_rows
-                self._queue_ns += timings.queue_ns
-                self._preprocess_ns += timings.preprocess_ns
-                self._infer_ns += timings.infer_ns
-                self._postprocess_ns += timings.postprocess_ns
-                self._latency_ns += latency_ns
-            else:
+        self._last = time()
+        if record.failure is None:
+            timings, pending = record.timings, self._pending
+            pending.append(
+                (
+                    record.num_rows,
+                    timings.queue_ns,
+                    timings.preprocess_ns,
+                    timings.infer_ns,
+                    timings.postprocess_ns,
+                    record.latency_ns,
+                )
+            )
+            if len(pending) >= _PENDING:
+                with self._lock:
+                    self._add_up()
+        else:
+            with self._lock:
                 self._num_failed += 1
-                self._failed_ns += latency_ns
-        if self._windows and (fault or failure is None):
+                self._failed_ns += record.latency_ns
+        if self._windows and (record.fault or record.failure is None):
             for window in self._windows:
-                window.add_request(latency_ns, fault)
+                window.add_request(record.latency_ns, record.fault)
 
     def on_batch(self, size: int, stages: StageTimes) -> None:
         """A run of `size` rows has ended."""
@@ -158,20 +184,18 @@ class VersionStatistics:
             sums[2] += stages.infer_ns
             sums[3] += stages.reduce_ns
 
-    def on_copy(
-        self, latency_ns: int, *, num_answers: int, num_agreeing: int, sum_difference: float, num_scores: int
-    ) -> None:
-        """A copy came back: so many answers were compared, so many agree; |differences| of so many scores in all."""
+    def on_copy(self, latency_ns: int, compared: Comparison) -> None:
+        """A copy came back and was compared."""
         with self._lock:
             sums = self._shadowed()
             sums.num_requests += 1
-            sums.num_answers += num_answers
-            sums.num_agreeing += num_agreeing
-            sums.sum_difference += sum_difference
-            sums.num_scores += num_scores
+            sums.num_answers += compared.num_answers
+            sums.num_agreeing += compared.num_agreeing
+            sums.sum_difference += compared.sum_difference
+            sums.num_scores += compared.num_scores
             sums.latency.add(bucket_of(latency_ns))
         for window in self._windows:
-            window.add_copy(num_answers, num_answers - num_agreeing)
+            window.add_copy(compared.num_answers, compared.num_answers - compared.num_agreeing)
 
     def on_copy_failed(self, num_answers: int) -> None:
         """A copy failed, whose request the other version gave so many answers: for the rules they all disagree."""
@@ -204,21 +228,34 @@ class VersionStatistics:
     def snapshot(self) -> StatisticsSnapshot:
         """As it stands."""
         with self._lock:
+            self._add_up()
+            num_rows, queue_ns, preprocess_ns, infer_ns, postprocess_ns, latency_ns = self._sums
             return StatisticsSnapshot(
                 num_succeeded=self._num_succeeded,
                 num_failed=self._num_failed,
-                num_rows=self._num_rows,
+                num_rows=num_rows,
                 num_batches=sum(sums[0] for sums in self._batches.values()),
-                queue_ns=self._queue_ns,
-                preprocess_ns=self._preprocess_ns,
-                infer_ns=self._infer_ns,
-                postprocess_ns=self._postprocess_ns,
-                latency_ns=self._latency_ns,
+                queue_ns=queue_ns,
+                preprocess_ns=preprocess_ns,
+                infer_ns=infer_ns,
+                postprocess_ns=postprocess_ns,
+                latency_ns=latency_ns,
                 failed_ns=self._failed_ns,
                 last_request_time=self._last,
                 batches=MappingProxyType({size: BatchSums(*sums) for size, sums in sorted(self._batches.items())}),
                 shadow=None if self._shadow is None else self._shadow.snapshot(),
             )
+
+    def _add_up(self) -> None:
+        """Under the lock; others may append meanwhile."""
+        count = len(self._pending)
+        if count:
+            part = self._pending[:count]
+            del self._pending[:count]
+            self._num_succeeded += count
+            self._sums = [
+                total + sum(column) for total, column in zip(self._sums, zip(*part, strict=True), strict=True)
+            ]
 
     def _shadowed(self) -> _ShadowSums:
         """Under the lock."""

@@ -19,7 +19,7 @@ from headrace_server.errors import Reason
 from headrace_server.telemetry.instruments import Counters, Family, Histograms
 from headrace_server.telemetry.rpc_metrics import SECONDS
 
-__all__ = ["RoutedRequest", "TrafficMetrics"]
+__all__ = ["ComparedAnswers", "RoutedRequest", "TrafficMetrics"]
 
 _MODEL = ("model", "version")
 
@@ -35,6 +35,19 @@ class RoutedRequest(Protocol):
     def failure(self) -> Reason | None: ...  # None: answered
     @property
     def by_split(self) -> bool: ...
+
+
+class ComparedAnswers(Protocol):
+    """What a shadow gave beside what was served."""
+
+    @property
+    def num_answers(self) -> int: ...
+    @property
+    def num_agreeing(self) -> int: ...
+    @property
+    def sum_difference(self) -> float: ...
+    @property
+    def num_scores(self) -> int: ...
 
 
 class TrafficMetrics:
@@ -71,23 +84,13 @@ class TrafficMetrics:
         """A version has lost its traffic."""
         self._rollbacks.child(model, version, condition).add()
 
-    def on_copy(
-        self,
-        model: str,
-        version: str,
-        *,
-        latency_ns: int,
-        num_answers: int,
-        num_agreeing: int,
-        sum_difference: float,
-        num_scores: int,
-    ) -> None:
+    def on_copy(self, model: str, version: str, latency_ns: int, compared: ComparedAnswers) -> None:
         """A copy came back and was compared."""
         self._copies.child(model, version, "compared").add()
-        self._answers.child(model, version, "agreed").add(num_agreeing)
-        self._answers.child(model, version, "disagreed").add(num_answers - num_agreeing)
-        self._difference.child(model, version).add(sum_difference)
-        self._scores.child(model, version).add(num_scores)
+        self._answers.child(model, version, "agreed").add(compared.num_agreeing)
+        self._answers.child(model, version, "disagreed").add(compared.num_answers - compared.num_agreeing)
+        self._difference.child(model, version).add(compared.sum_difference)
+        self._scores.child(model, version).add(compared.num_scores)
         self._latency.child(model, version).observe(latency_ns * 1e-9)
 
     def on_copy_failed(self, model: str, version: str) -> None:
