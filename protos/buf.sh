@@ -37,7 +37,7 @@ baseline() { # the last release that is an ancestor; else the main branch, the r
 copy_googleapis build/googleapis
 [ "${1:-}" != copy ] || exit 0
 echo "buf: lint"
-"$bin/buf" lint --path protos/headrace
+"$bin/buf" lint --path protos/headrace --path protos/inference
 
 ref=$(baseline)
 if [ -z "$ref" ]; then

@@ -156,7 +156,9 @@ def services(
     **options: Any,
 ) -> Iterator[Services]:
     if isinstance(jobs, OwnJob):
-        jobs = Jobs(classify=jobs, embed=jobs, similarity=jobs, rerank=jobs, tokenize=jobs, generate=Nobody())
+        jobs = Jobs(
+            classify=jobs, embed=jobs, similarity=jobs, rerank=jobs, tokenize=jobs, generate=Nobody(), infer=jobs
+        )
     models = models or Nothing()
     observer = Counting()
     workers = Workers(num_threads=num_threads, max_waiting=max_waiting)

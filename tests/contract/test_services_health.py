@@ -186,6 +186,7 @@ def test_only_what_is_built_is_listed(transport_name: str) -> None:
                 "headrace.v1.EmbeddingService",
                 "headrace.v1.GenerationService",
                 "headrace.v1.ModelService",
+                "inference.GRPCInferenceService",
             ]
             (answer,) = ask(
                 s.channel,
@@ -209,6 +210,8 @@ def test_descriptors_can_be_built_from_what_is_told(transport_name: str) -> None
         ]
         assert "inputs" in service.FindMethodByName("Embed").input_type.fields_by_name
         pool.FindServiceByName("grpc.reflection.v1.ServerReflection")
+        inference = pool.FindServiceByName("inference.GRPCInferenceService")
+        assert "raw_input_contents" in inference.FindMethodByName("ModelInfer").input_type.fields_by_name
 
 
 @on_both_transports

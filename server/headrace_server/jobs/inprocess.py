@@ -26,6 +26,7 @@ from headrace_server.jobs.classify import Classify
 from headrace_server.jobs.embed import Embed
 from headrace_server.jobs.generate import Generate
 from headrace_server.jobs.generation_queries import GenerateResult, GenerationDelta, GenerationSummary
+from headrace_server.jobs.infer import Infer
 from headrace_server.jobs.inprocess_catalogs import CatalogCalls
 from headrace_server.jobs.inprocess_generation import AnyPrompt, as_query, whole_text, yield_deltas
 from headrace_server.jobs.queries import (
@@ -78,6 +79,7 @@ class Jobs:
     rerank: Rerank
     tokenize: Tokenize
     generate: Generate
+    infer: Infer
     catalogs: Catalogs | None = None
     recommend: Recommend | None = None
 

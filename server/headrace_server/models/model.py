@@ -55,6 +55,9 @@ class Row:
     shape_key  rows of different keys never share a batch (image size of a fully variable graph, dtype of tensors, …)
     truncated  the input was longer than the model reads, and was cut
     num_units  tokens / bytes before truncation, for usage reports; 0 where it has no meaning
+    cut_from   the tensors that the arrays are views of, and this row's place on their axis 0: rows that follow each
+               other there are a batch as it lies; None: arrays of their own
+    is_run     the arrays are a whole run's, to be shared with nobody
     """
 
     arrays: dict[str, Array]
@@ -62,6 +65,8 @@ class Row:
     shape_key: tuple[Any, ...] = ()
     truncated: bool = False
     num_units: int = 0
+    cut_from: tuple[Mapping[str, Array], int] | None = None
+    is_run: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +117,7 @@ class Model:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     pipelines: Mapping[Task, Pipeline]  # one a task but INFER
+    has_batch_axis: bool = False  # axis 0 of every tensor: rows of one run do not know each other
     labels: tuple[str, ...] = ()
     multi_label: bool = False  # scores are independent (sigmoid), not a distribution
     embedding_dimension: int = 0
@@ -131,3 +137,5 @@ class Model:
     files: tuple[FileDigest, ...] = ()
     digest: str = ""  # SHA-256 over the sorted file digests
     notes: tuple[str, ...] = ()  # how the folder was read and what was chosen, one sentence each, for `inspect`
+    # What is derived of it once and wanted with every request, by whoever derives it.
+    derived: dict[str, Any] = field(init=False, default_factory=dict, repr=False, compare=False)

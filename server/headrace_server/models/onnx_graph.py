@@ -22,6 +22,7 @@ class GraphValue:
     spec: TensorSpec | None
     ranked: bool = True  # False: the file does not say how many axes there are; `spec.shape` is then ()
     type_name: str = ""
+    leading: str = ""  # what the file calls the length of axis 0, where it varies and has a name
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,7 +263,7 @@ class _Parser:
         name = ""
         kind: Literal["tensor", "map_sequence", "other"] = "other"
         spec: TensorSpec | None = None
-        ranked, type_name = True, "no type"
+        ranked, type_name, leading = True, "no type", ""
         for part in self.reader.message(item):
             if part.number == 1:
                 name = self.reader.text(part)
@@ -271,7 +271,7 @@ class _Parser:
                 for choice in self.reader.message(part):
                     if choice.number == 1:
                         kind = "tensor"
-                        type_name, shape = self.tensor_type(choice)
+                        type_name, shape, leading = self.tensor_type(choice)
                         ranked = shape is not None
                         dtype = next((known for known in _DATA_TYPES.values() if known == type_name), None)
                         spec = TensorSpec("", dtype, shape or ()) if dtype else None
@@ -284,21 +284,24 @@ class _Parser:
                         type_name = {5: "map", 8: "sparse tensor", 9: "optional"}[choice.number]
         if spec is not None:
             spec = TensorSpec(name, spec.dtype, spec.shape)
-        return GraphValue(name, kind, spec, ranked, type_name)
+        return GraphValue(name, kind, spec, ranked, type_name, leading)
 
-    def tensor_type(self, item: Field) -> tuple[str, tuple[int, ...] | None]:
-        type_name, shape = "unknown", None
+    def tensor_type(self, item: Field) -> tuple[str, tuple[int, ...] | None, str]:
+        """Element type, lengths of axes (None: not said), and what the length of axis 0 is called."""
+        type_name, shape, leading = "unknown", None, ""
         for part in self.reader.message(item):
             if part.number == 1:
                 type_name = _DATA_TYPES.get(part.value) or _OTHER_TYPES.get(part.value, "unknown")
             elif part.number == 2:
-                axes = []
+                axes: list[int] = []
                 for dimension in self.reader.message(part):
                     if dimension.number == 1:
                         size = -1
                         for choice in self.reader.message(dimension):
                             if choice.number == 1:
                                 size = next(self.reader.integers(choice), -1)
+                            elif choice.number == 2 and not axes:
+                                leading = self.reader.text(choice)
                         axes.append(size if size >= 0 else -1)
                 shape = tuple(axes)
-        return type_name, shape
+        return type_name, shape, leading

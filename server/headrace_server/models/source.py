@@ -72,6 +72,36 @@ class Source:
             f"{MANIFEST_NAME}: {key}: {name!r} is no tensor output of the graph, which has {_names(self.outputs)}"
         )
 
+    @property
+    def all_outputs(self) -> tuple[TensorSpec, ...]:
+        """The graph's outputs as an engine gives them: sequences of maps (ZipMap) as a matrix."""
+        specs = (
+            TensorSpec(value.name, "float32", (-1, -1)) if value.kind == "map_sequence" else value.spec
+            for value in self.header.outputs
+        )
+        return tuple(spec for spec in specs if spec is not None)
+
+    def rows_are_apart(self, *, has_tasks: bool) -> bool:
+        """Whether axis 0 of every tensor is one batch axis of any length, or of length 1: tensors may be cut into rows.
+
+        has_tasks  the folder says what the tensors mean; where it does not, vectors are no batches of numbers, and
+                   an output must say that it has the axis
+        """
+        inputs = [value for value in self.header.inputs if value.spec is not None]
+        lengths = {value.spec.shape[:1] for value in inputs if value.spec is not None}
+        names = {value.leading for value in inputs if value.leading}
+        if len(lengths) != 1 or len(names) > 1 or lengths.isdisjoint({(-1,), (1,)}):
+            return False
+        if not has_tasks and all(len(spec.shape) == 1 for spec in self.inputs):
+            return False
+        return all(
+            value.kind == "map_sequence"
+            or (not value.ranked and has_tasks)
+            or (value.spec is not None and value.spec.shape[:1] in ((-1,), *lengths))
+            for value in self.header.outputs
+            if value.kind != "other"
+        )
+
     def has_batch_axis(self) -> str:
         """Why rows cannot be batched along axis 0 of every input; "" when they can."""
         for spec in self.inputs:

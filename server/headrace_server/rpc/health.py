@@ -66,6 +66,11 @@ class Health:
         """Watch calls that are open."""
         return len(self._watches)
 
+    @property
+    def is_ready(self) -> bool:
+        """Requests are taken."""
+        return self._ready and not self._draining
+
     # what the server says
 
     def set_ready(self, ready: bool = True) -> None:

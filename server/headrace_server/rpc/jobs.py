@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 from headrace_server.jobs.catalogs import Catalogs
 from headrace_server.jobs.generate import Generate
+from headrace_server.jobs.infer_queries import InferQuery, InferResult
 from headrace_server.jobs.queries import (
     ClassifyQuery,
     ClassifyResult,
@@ -47,5 +48,6 @@ class Jobs:
     rerank: Job[RerankQuery, RerankResult]
     tokenize: Job[TokenizeQuery, TokenizeResult]
     generate: Generate
+    infer: Job[InferQuery, InferResult]
     catalogs: Catalogs | None = None
     recommend: Recommend | None = None

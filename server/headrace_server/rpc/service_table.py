@@ -24,6 +24,8 @@ from headrace_server.rpc.dispatch import UnaryRpc, unary_method, unimplemented_m
 from headrace_server.rpc.embedding import EmbeddingService
 from headrace_server.rpc.generation import GenerationService
 from headrace_server.rpc.health import Health
+from headrace_server.rpc.inference import messages as inference_pb
+from headrace_server.rpc.inference.service import InferenceService
 from headrace_server.rpc.jobs import Jobs
 from headrace_server.rpc.listing import ModelListing
 from headrace_server.rpc.models import ModelService
@@ -43,6 +45,7 @@ _TASKS: dict[str, tuple[Task, ...]] = {
     "headrace.v1.EmbeddingService": (Task.EMBED, Task.RERANK),
     "headrace.v1.GenerationService": (Task.GENERATE,),
     "headrace.v1.ModelService": (),
+    "inference.GRPCInferenceService": (),
     "grpc.health.v1.Health": (),
 }
 # Of a server that was started with a directory for catalogs.
@@ -50,7 +53,7 @@ _CATALOG_TASKS: dict[str, tuple[Task, ...]] = {
     "headrace.v1.RecommendationService": (),
     "headrace.v1.CatalogService": (),
 }
-_BUILT = (classification_pb2, embedding_pb2, generation_pb2, model_service_pb2)
+_BUILT = (classification_pb2, embedding_pb2, generation_pb2, model_service_pb2, inference_pb)
 _CATALOGS = (recommendation_pb2, catalog_pb2)
 _NO_CATALOGS = "the server was started without a directory for catalogs"
 
@@ -90,6 +93,7 @@ def build_methods(
         *EmbeddingService(jobs, limits).rpcs,
         *generation.rpcs,
         *ModelService(models).rpcs,
+        *InferenceService(jobs.infer, models, health, limits).rpcs,
         *health.rpcs,
     ]
     advertised: tuple[Any, ...] = _BUILT

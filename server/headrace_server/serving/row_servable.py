@@ -86,8 +86,9 @@ class RowServable:
     def submit(self, task: Task, rows: Sequence[Row], context: RequestContext) -> BatchFuture:
         """Future of one result a row, in order; as `Batcher.submit`, which see for errors and threads.
 
-        task   one of the model's. For INFER a result holds the graph's own outputs; for others what
-               `Pipeline.reduce` names: "scores" f32[c], "embedding" f32[d], "relevance" f32[]
+        task   one of the model's. For INFER a result holds the graph's own outputs, of a row that `is_run` with their
+               batch axis; for others what `Pipeline.reduce` names: "scores" f32[c], "embedding" f32[d],
+               "relevance" f32[]
         """
         return self._batcher.submit([_for_task(row, task) for row in rows], context)
 
@@ -97,6 +98,8 @@ class RowServable:
         pipeline = self.model.pipelines.get(task)
         if pipeline is None and task is not Task.INFER:
             raise ServingError(Reason.WRONG_TASK, f"model {self.model.name!r} does not {task.value}")
+        if rows[0].is_run:
+            return self._run_alone(rows[0])
         started = perf_counter_ns()
         whole = _filled_up(rows, self._fixed_batch)
         feeds = _stack(whole) if pipeline is None else pipeline.collate(whole)
@@ -106,6 +109,11 @@ class RowServable:
         results = _split(outputs if pipeline is None else pipeline.reduce(outputs, feeds), len(whole))
         reduced = perf_counter_ns()
         return BatchResult(results[: len(rows)], collated - started, inferred - collated, reduced - inferred)
+
+    def _run_alone(self, row: Row) -> BatchResult:
+        started = perf_counter_ns()
+        outputs = self._engine.run(row.arrays)
+        return BatchResult([outputs], 0, perf_counter_ns() - started, 0)
 
     def drain(self, timeout_s: float) -> bool:
         """As `Batcher.drain`."""
@@ -119,8 +127,10 @@ class RowServable:
 
 def _for_task(row: Row, task: Task) -> Row:
     """The row with its task last in its key: tasks of one model share workers, never a batch."""
-    key = row.shape_key if task is not Task.INFER else tuple(array.shape for array in row.arrays.values())
-    return Row(row.arrays, row.length, (*key, task), row.truncated, row.num_units)
+    key = row.shape_key
+    if task is Task.INFER:
+        key = (object(),) if row.is_run else tuple(array.shape for array in row.arrays.values())
+    return Row(row.arrays, row.length, (*key, task), row.truncated, row.num_units, row.cut_from, row.is_run)
 
 
 def _fixed_batch(engine: Engine) -> int:
@@ -150,7 +160,16 @@ def _filled_up(rows: Sequence[Row], fixed_batch: int) -> Sequence[Row]:
 
 
 def _stack(rows: Sequence[Row]) -> dict[str, Array]:
-    return {name: np.stack([row.arrays[name] for row in rows]) for name in rows[0].arrays}
+    """Feeds of the rows; the caller's own arrays where these rows lie there one after the other."""
+    first = rows[0]
+    if first.cut_from is not None:
+        tensors, start = first.cut_from
+        places = [row.cut_from for row in rows]
+        if all(at is not None and at[0] is tensors and at[1] == start + index for index, at in enumerate(places)):
+            return {name: array[start : start + len(rows)] for name, array in tensors.items()}
+    if len(rows) == 1:
+        return {name: array[np.newaxis] for name, array in first.arrays.items()}
+    return {name: np.stack([row.arrays[name] for row in rows]) for name in first.arrays}
 
 
 def _split(results: Mapping[str, Array], num_rows: int) -> list[RowResult]:

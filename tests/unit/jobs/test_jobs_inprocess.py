@@ -17,6 +17,7 @@ from headrace_server.errors import Reason
 from headrace_server.jobs.classify import Classify
 from headrace_server.jobs.embed import Embed
 from headrace_server.jobs.generate import Generate
+from headrace_server.jobs.infer import Infer
 from headrace_server.jobs.inprocess import InProcess, Jobs
 from headrace_server.jobs.queries import ModelRef
 from headrace_server.jobs.rerank import Rerank
@@ -38,6 +39,7 @@ def asked(repository: Repository) -> InProcess:
         similarity=Similarity(repository, limits),
         rerank=Rerank(repository, limits),
         tokenize=Tokenize(repository, limits),
+        infer=Infer(repository, limits),
         generate=Generate(repository, limits),
     )
     return InProcess(jobs, repository)

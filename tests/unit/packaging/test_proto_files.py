@@ -12,20 +12,21 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto,
 from source_modules import ROOT
 
 BUF = Path(sys.executable).with_name("buf")
+PACKAGES = ("headrace.v1", "inference")
 MESSAGES, SERVICES, ENUMS = 4, 6, 5  # field numbers of FileDescriptorProto
 FIELDS, NESTED, NESTED_ENUMS, VALUES, METHODS = 2, 3, 4, 2, 2  # and of what is within
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[FileDescriptorProto]:
-    """Descriptors of headrace.v1 with their comments."""
+    """Descriptors of headrace.v1 and of the inference protocol, with their comments."""
     if not BUF.is_file():
         pytest.skip("buf is not installed beside this Python (buf-bin)")
     if not (ROOT / "build" / "googleapis").is_dir():
         pytest.skip("build/googleapis is not there: `make buf` copies it")
     image = tmp_path_factory.mktemp("buf") / "image.binpb"
     subprocess.run([BUF, "build", "-o", image], cwd=ROOT, check=True, timeout=60)
-    return [f for f in FileDescriptorSet.FromString(image.read_bytes()).file if f.package == "headrace.v1"]
+    return [f for f in FileDescriptorSet.FromString(image.read_bytes()).file if f.package in PACKAGES]
 
 
 def places(file: FileDescriptorProto) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -57,7 +58,7 @@ def places(file: FileDescriptorProto) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def test_every_file_names_its_place_in_go_and_java(files: list[FileDescriptorProto]) -> None:
     assert files
-    for file in files:
+    for file in (file for file in files if file.package == "headrace.v1"):
         assert file.options.go_package, file.name
         assert file.options.java_package, file.name
         assert file.options.java_multiple_files, file.name

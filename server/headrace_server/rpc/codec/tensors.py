@@ -7,6 +7,7 @@ of objects.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -17,7 +18,7 @@ from headrace_server.engines.base import Array
 from headrace_server.errors import invalid_input
 from headrace_server.models.signature import DataType
 
-__all__ = ["DATA_TYPES", "MAX_AXES", "decode_tensor", "encode_tensor"]
+__all__ = ["DATA_TYPES", "MAX_AXES", "decode_tensor", "encode_tensor", "require_shape"]
 
 MAX_AXES = 8
 _MAX_ELEMENTS = 1 << 40  # more than any message holds; keeps empty tensors of absurd shape away from NumPy
@@ -52,7 +53,7 @@ def decode_tensor(message: tensor_pb2.Tensor, field: str, *, max_text_bytes: int
     name = _NAMES.get(message.data_type)
     if name is None:
         raise invalid_input(f"{field}.data_type", f"{message.data_type}, a data type is required")
-    shape, size = _shape(message, field)
+    shape, size = require_shape(message.shape, f"{field}.shape")
     if name == "string":
         return _decode_strings(message, field, shape, size, max_text_bytes)
     if message.strings:
@@ -86,24 +87,25 @@ def encode_tensor(array: Array) -> tensor_pb2.Tensor:
     raise ValueError(f"arrays of {array.dtype} cannot be sent")
 
 
-def _stored_type(name: DataType) -> np.dtype[np.generic]:
-    stored = {"bool": "uint8", "bfloat16": "uint16"}.get(name, name)
-    return np.dtype(stored).newbyteorder("<")
-
-
-def _shape(message: tensor_pb2.Tensor, field: str) -> tuple[tuple[int, ...], int]:
-    shape = tuple(message.shape[: MAX_AXES + 1])
+def require_shape(axes: Sequence[int], field: str) -> tuple[tuple[int, ...], int]:
+    """The shape, and the number of elements. Raises INVALID_INPUT naming the axis that is out of range."""
+    shape = tuple(axes[: MAX_AXES + 1])
     if len(shape) > MAX_AXES:
-        raise invalid_input(f"{field}.shape", f"{len(message.shape)} axes, limit {MAX_AXES}", limit=MAX_AXES)
+        raise invalid_input(field, f"{len(axes)} axes, limit {MAX_AXES}", limit=MAX_AXES)
     size = extent = 1
     for index, length in enumerate(shape):
         if length < 0:
-            raise invalid_input(f"{field}.shape[{index}]", f"{length}, at least 0")
+            raise invalid_input(f"{field}[{index}]", f"{length}, at least 0")
         size *= length
-        extent *= max(length, 1)
+        extent *= length or 1
     if extent > _MAX_ELEMENTS:
-        raise invalid_input(f"{field}.shape", f"{', '.join(map(str, shape))} is more than any message holds")
+        raise invalid_input(field, f"{', '.join(map(str, shape))} is more than any message holds")
     return shape, size
+
+
+def _stored_type(name: DataType) -> np.dtype[np.generic]:
+    stored = {"bool": "uint8", "bfloat16": "uint16"}.get(name, name)
+    return np.dtype(stored).newbyteorder("<")
 
 
 def _decode_strings(

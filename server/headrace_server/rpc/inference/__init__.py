@@ -1,0 +1,1 @@
+"""inference.GRPCInferenceService: the Open Inference Protocol over the same loaded models."""

@@ -1,0 +1,213 @@
+"""Generated from protos/inference: the Open Inference Protocol's messages, in a descriptor pool of their own."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from google.protobuf.message_factory import GetMessageClass
+
+__all__ = [
+    "DESCRIPTOR",
+    "DataType",
+    "InferBatchStatistics",
+    "InferParameter",
+    "InferStatistics",
+    "InferTensorContents",
+    "MemoryUsage",
+    "ModelConfig",
+    "ModelConfigRequest",
+    "ModelConfigResponse",
+    "ModelDynamicBatching",
+    "ModelEnsembling",
+    "ModelInferRequest",
+    "ModelInferResponse",
+    "ModelInput",
+    "ModelMetadataRequest",
+    "ModelMetadataResponse",
+    "ModelOutput",
+    "ModelParameter",
+    "ModelReadyRequest",
+    "ModelReadyResponse",
+    "ModelRepositoryParameter",
+    "ModelResponseCache",
+    "ModelSequenceBatching",
+    "ModelStatistics",
+    "ModelStatisticsRequest",
+    "ModelStatisticsResponse",
+    "ModelStreamInferResponse",
+    "ModelTransactionPolicy",
+    "RepositoryIndexRequest",
+    "RepositoryIndexResponse",
+    "RepositoryModelLoadRequest",
+    "RepositoryModelLoadResponse",
+    "RepositoryModelUnloadRequest",
+    "RepositoryModelUnloadResponse",
+    "ServerLiveRequest",
+    "ServerLiveResponse",
+    "ServerMetadataRequest",
+    "ServerMetadataResponse",
+    "ServerReadyRequest",
+    "ServerReadyResponse",
+    "StatisticDuration",
+]
+
+_FILE = b64decode(
+    "ChxpbmZlcmVuY2UvZ3JwY19zZXJ2aWNlLnByb3RvEglpbmZlcmVuY2UiEwoRU2VydmVyTGl2ZVJlcXVlc3QiKAoSU2VydmVyTGl2ZVJlc3BvbnNl"
+    "EhIKBGxpdmUYASABKAhSBGxpdmUiFAoSU2VydmVyUmVhZHlSZXF1ZXN0IisKE1NlcnZlclJlYWR5UmVzcG9uc2USFAoFcmVhZHkYASABKAhSBXJl"
+    "YWR5IkEKEU1vZGVsUmVhZHlSZXF1ZXN0EhIKBG5hbWUYASABKAlSBG5hbWUSGAoHdmVyc2lvbhgCIAEoCVIHdmVyc2lvbiIqChJNb2RlbFJlYWR5"
+    "UmVzcG9uc2USFAoFcmVhZHkYASABKAhSBXJlYWR5IhcKFVNlcnZlck1ldGFkYXRhUmVxdWVzdCJmChZTZXJ2ZXJNZXRhZGF0YVJlc3BvbnNlEhIK"
+    "BG5hbWUYASABKAlSBG5hbWUSGAoHdmVyc2lvbhgCIAEoCVIHdmVyc2lvbhIeCgpleHRlbnNpb25zGAMgAygJUgpleHRlbnNpb25zIkQKFE1vZGVs"
+    "TWV0YWRhdGFSZXF1ZXN0EhIKBG5hbWUYASABKAlSBG5hbWUSGAoHdmVyc2lvbhgCIAEoCVIHdmVyc2lvbiLgAwoVTW9kZWxNZXRhZGF0YVJlc3Bv"
+    "bnNlEhIKBG5hbWUYASABKAlSBG5hbWUSGgoIdmVyc2lvbnMYAiADKAlSCHZlcnNpb25zEhoKCHBsYXRmb3JtGAMgASgJUghwbGF0Zm9ybRJHCgZp"
+    "bnB1dHMYBCADKAsyLy5pbmZlcmVuY2UuTW9kZWxNZXRhZGF0YVJlc3BvbnNlLlRlbnNvck1ldGFkYXRhUgZpbnB1dHMSSQoHb3V0cHV0cxgFIAMo"
+    "CzIvLmluZmVyZW5jZS5Nb2RlbE1ldGFkYXRhUmVzcG9uc2UuVGVuc29yTWV0YWRhdGFSB291dHB1dHMSUAoKcHJvcGVydGllcxgGIAMoCzIwLmlu"
+    "ZmVyZW5jZS5Nb2RlbE1ldGFkYXRhUmVzcG9uc2UuUHJvcGVydGllc0VudHJ5Ugpwcm9wZXJ0aWVzGlYKDlRlbnNvck1ldGFkYXRhEhIKBG5hbWUY"
+    "ASABKAlSBG5hbWUSGgoIZGF0YXR5cGUYAiABKAlSCGRhdGF0eXBlEhQKBXNoYXBlGAMgAygDUgVzaGFwZRo9Cg9Qcm9wZXJ0aWVzRW50cnkSEAoD"
+    "a2V5GAEgASgJUgNrZXkSFAoFdmFsdWUYAiABKAlSBXZhbHVlOgI4ASLXAQoOSW5mZXJQYXJhbWV0ZXISHwoKYm9vbF9wYXJhbRgBIAEoCEgAUgli"
+    "b29sUGFyYW0SIQoLaW50NjRfcGFyYW0YAiABKANIAFIKaW50NjRQYXJhbRIjCgxzdHJpbmdfcGFyYW0YAyABKAlIAFILc3RyaW5nUGFyYW0SIwoM"
+    "ZG91YmxlX3BhcmFtGAQgASgBSABSC2RvdWJsZVBhcmFtEiMKDHVpbnQ2NF9wYXJhbRgFIAEoBEgAUgt1aW50NjRQYXJhbUISChBwYXJhbWV0ZXJf"
+    "Y2hvaWNlIsMCChNJbmZlclRlbnNvckNvbnRlbnRzEiMKDWJvb2xfY29udGVudHMYASADKAhSDGJvb2xDb250ZW50cxIhCgxpbnRfY29udGVudHMY"
+    "AiADKAVSC2ludENvbnRlbnRzEiUKDmludDY0X2NvbnRlbnRzGAMgAygDUg1pbnQ2NENvbnRlbnRzEiMKDXVpbnRfY29udGVudHMYBCADKA1SDHVp"
+    "bnRDb250ZW50cxInCg91aW50NjRfY29udGVudHMYBSADKARSDnVpbnQ2NENvbnRlbnRzEiMKDWZwMzJfY29udGVudHMYBiADKAJSDGZwMzJDb250"
+    "ZW50cxIjCg1mcDY0X2NvbnRlbnRzGAcgAygBUgxmcDY0Q29udGVudHMSJQoOYnl0ZXNfY29udGVudHMYCCADKAxSDWJ5dGVzQ29udGVudHMinQgK"
+    "EU1vZGVsSW5mZXJSZXF1ZXN0Eh0KCm1vZGVsX25hbWUYASABKAlSCW1vZGVsTmFtZRIjCg1tb2RlbF92ZXJzaW9uGAIgASgJUgxtb2RlbFZlcnNp"
+    "b24SDgoCaWQYAyABKAlSAmlkEkwKCnBhcmFtZXRlcnMYBCADKAsyLC5pbmZlcmVuY2UuTW9kZWxJbmZlclJlcXVlc3QuUGFyYW1ldGVyc0VudHJ5"
+    "UgpwYXJhbWV0ZXJzEkUKBmlucHV0cxgFIAMoCzItLmluZmVyZW5jZS5Nb2RlbEluZmVyUmVxdWVzdC5JbmZlcklucHV0VGVuc29yUgZpbnB1dHMS"
+    "UQoHb3V0cHV0cxgGIAMoCzI3LmluZmVyZW5jZS5Nb2RlbEluZmVyUmVxdWVzdC5JbmZlclJlcXVlc3RlZE91dHB1dFRlbnNvclIHb3V0cHV0cxIs"
+    "ChJyYXdfaW5wdXRfY29udGVudHMYByADKAxSEHJhd0lucHV0Q29udGVudHMazQIKEEluZmVySW5wdXRUZW5zb3ISEgoEbmFtZRgBIAEoCVIEbmFt"
+    "ZRIaCghkYXRhdHlwZRgCIAEoCVIIZGF0YXR5cGUSFAoFc2hhcGUYAyADKANSBXNoYXBlEl0KCnBhcmFtZXRlcnMYBCADKAsyPS5pbmZlcmVuY2Uu"
+    "TW9kZWxJbmZlclJlcXVlc3QuSW5mZXJJbnB1dFRlbnNvci5QYXJhbWV0ZXJzRW50cnlSCnBhcmFtZXRlcnMSOgoIY29udGVudHMYBSABKAsyHi5p"
+    "bmZlcmVuY2UuSW5mZXJUZW5zb3JDb250ZW50c1IIY29udGVudHMaWAoPUGFyYW1ldGVyc0VudHJ5EhAKA2tleRgBIAEoCVIDa2V5Ei8KBXZhbHVl"
+    "GAIgASgLMhkuaW5mZXJlbmNlLkluZmVyUGFyYW1ldGVyUgV2YWx1ZToCOAEa8wEKGkluZmVyUmVxdWVzdGVkT3V0cHV0VGVuc29yEhIKBG5hbWUY"
+    "ASABKAlSBG5hbWUSZwoKcGFyYW1ldGVycxgCIAMoCzJHLmluZmVyZW5jZS5Nb2RlbEluZmVyUmVxdWVzdC5JbmZlclJlcXVlc3RlZE91dHB1dFRl"
+    "bnNvci5QYXJhbWV0ZXJzRW50cnlSCnBhcmFtZXRlcnMaWAoPUGFyYW1ldGVyc0VudHJ5EhAKA2tleRgBIAEoCVIDa2V5Ei8KBXZhbHVlGAIgASgL"
+    "MhkuaW5mZXJlbmNlLkluZmVyUGFyYW1ldGVyUgV2YWx1ZToCOAEaWAoPUGFyYW1ldGVyc0VudHJ5EhAKA2tleRgBIAEoCVIDa2V5Ei8KBXZhbHVl"
+    "GAIgASgLMhkuaW5mZXJlbmNlLkluZmVyUGFyYW1ldGVyUgV2YWx1ZToCOAEi3wUKEk1vZGVsSW5mZXJSZXNwb25zZRIdCgptb2RlbF9uYW1lGAEg"
+    "ASgJUgltb2RlbE5hbWUSIwoNbW9kZWxfdmVyc2lvbhgCIAEoCVIMbW9kZWxWZXJzaW9uEg4KAmlkGAMgASgJUgJpZBJNCgpwYXJhbWV0ZXJzGAQg"
+    "AygLMi0uaW5mZXJlbmNlLk1vZGVsSW5mZXJSZXNwb25zZS5QYXJhbWV0ZXJzRW50cnlSCnBhcmFtZXRlcnMSSQoHb3V0cHV0cxgFIAMoCzIvLmlu"
+    "ZmVyZW5jZS5Nb2RlbEluZmVyUmVzcG9uc2UuSW5mZXJPdXRwdXRUZW5zb3JSB291dHB1dHMSLgoTcmF3X291dHB1dF9jb250ZW50cxgGIAMoDFIR"
+    "cmF3T3V0cHV0Q29udGVudHMa0AIKEUluZmVyT3V0cHV0VGVuc29yEhIKBG5hbWUYASABKAlSBG5hbWUSGgoIZGF0YXR5cGUYAiABKAlSCGRhdGF0"
+    "eXBlEhQKBXNoYXBlGAMgAygDUgVzaGFwZRJfCgpwYXJhbWV0ZXJzGAQgAygLMj8uaW5mZXJlbmNlLk1vZGVsSW5mZXJSZXNwb25zZS5JbmZlck91"
+    "dHB1dFRlbnNvci5QYXJhbWV0ZXJzRW50cnlSCnBhcmFtZXRlcnMSOgoIY29udGVudHMYBSABKAsyHi5pbmZlcmVuY2UuSW5mZXJUZW5zb3JDb250"
+    "ZW50c1IIY29udGVudHMaWAoPUGFyYW1ldGVyc0VudHJ5EhAKA2tleRgBIAEoCVIDa2V5Ei8KBXZhbHVlGAIgASgLMhkuaW5mZXJlbmNlLkluZmVy"
+    "UGFyYW1ldGVyUgV2YWx1ZToCOAEaWAoPUGFyYW1ldGVyc0VudHJ5EhAKA2tleRgBIAEoCVIDa2V5Ei8KBXZhbHVlGAIgASgLMhkuaW5mZXJlbmNl"
+    "LkluZmVyUGFyYW1ldGVyUgV2YWx1ZToCOAEihQEKGE1vZGVsU3RyZWFtSW5mZXJSZXNwb25zZRIjCg1lcnJvcl9tZXNzYWdlGAEgASgJUgxlcnJv"
+    "ck1lc3NhZ2USRAoOaW5mZXJfcmVzcG9uc2UYAiABKAsyHS5pbmZlcmVuY2UuTW9kZWxJbmZlclJlc3BvbnNlUg1pbmZlclJlc3BvbnNlIkIKEk1v"
+    "ZGVsQ29uZmlnUmVxdWVzdBISCgRuYW1lGAEgASgJUgRuYW1lEhgKB3ZlcnNpb24YAiABKAlSB3ZlcnNpb24iRQoTTW9kZWxDb25maWdSZXNwb25z"
+    "ZRIuCgZjb25maWcYASABKAsyFi5pbmZlcmVuY2UuTW9kZWxDb25maWdSBmNvbmZpZyKCAQoKTW9kZWxJbnB1dBISCgRuYW1lGAEgASgJUgRuYW1l"
+    "EjAKCWRhdGFfdHlwZRgCIAEoDjITLmluZmVyZW5jZS5EYXRhVHlwZVIIZGF0YVR5cGUSEgoEZGltcxgEIAMoA1IEZGltcxIaCghvcHRpb25hbBgI"
+    "IAEoCFIIb3B0aW9uYWwijgEKC01vZGVsT3V0cHV0EhIKBG5hbWUYASABKAlSBG5hbWUSMAoJZGF0YV90eXBlGAIgASgOMhMuaW5mZXJlbmNlLkRh"
+    "dGFUeXBlUghkYXRhVHlwZRISCgRkaW1zGAMgAygDUgRkaW1zEiUKDmxhYmVsX2ZpbGVuYW1lGAQgASgJUg1sYWJlbEZpbGVuYW1lIokBChRNb2Rl"
+    "bER5bmFtaWNCYXRjaGluZxIwChRwcmVmZXJyZWRfYmF0Y2hfc2l6ZRgBIAMoBVIScHJlZmVycmVkQmF0Y2hTaXplEj8KHG1heF9xdWV1ZV9kZWxh"
+    "eV9taWNyb3NlY29uZHMYAiABKARSGW1heFF1ZXVlRGVsYXlNaWNyb3NlY29uZHMiXAoVTW9kZWxTZXF1ZW5jZUJhdGNoaW5nEkMKHm1heF9zZXF1"
+    "ZW5jZV9pZGxlX21pY3Jvc2Vjb25kcxgBIAEoBFIbbWF4U2VxdWVuY2VJZGxlTWljcm9zZWNvbmRzIkUKD01vZGVsRW5zZW1ibGluZxIyChVtYXhf"
+    "aW5mbGlnaHRfcmVxdWVzdHMYAiABKA1SE21heEluZmxpZ2h0UmVxdWVzdHMiNgoWTW9kZWxUcmFuc2FjdGlvblBvbGljeRIcCglkZWNvdXBsZWQY"
+    "ASABKAhSCWRlY291cGxlZCIsChJNb2RlbFJlc3BvbnNlQ2FjaGUSFgoGZW5hYmxlGAEgASgIUgZlbmFibGUiMwoOTW9kZWxQYXJhbWV0ZXISIQoM"
+    "c3RyaW5nX3ZhbHVlGAEgASgJUgtzdHJpbmdWYWx1ZSKiBgoLTW9kZWxDb25maWcSEgoEbmFtZRgBIAEoCVIEbmFtZRIaCghwbGF0Zm9ybRgCIAEo"
+    "CVIIcGxhdGZvcm0SJAoObWF4X2JhdGNoX3NpemUYBCABKAVSDG1heEJhdGNoU2l6ZRIrCgVpbnB1dBgFIAMoCzIVLmluZmVyZW5jZS5Nb2RlbElu"
+    "cHV0UgVpbnB1dBIuCgZvdXRwdXQYBiADKAsyFi5pbmZlcmVuY2UuTW9kZWxPdXRwdXRSBm91dHB1dBJMChBkeW5hbWljX2JhdGNoaW5nGAsgASgL"
+    "Mh8uaW5mZXJlbmNlLk1vZGVsRHluYW1pY0JhdGNoaW5nSABSD2R5bmFtaWNCYXRjaGluZxJPChFzZXF1ZW5jZV9iYXRjaGluZxgNIAEoCzIgLmlu"
+    "ZmVyZW5jZS5Nb2RlbFNlcXVlbmNlQmF0Y2hpbmdIAFIQc2VxdWVuY2VCYXRjaGluZxJNChNlbnNlbWJsZV9zY2hlZHVsaW5nGA8gASgLMhouaW5m"
+    "ZXJlbmNlLk1vZGVsRW5zZW1ibGluZ0gAUhJlbnNlbWJsZVNjaGVkdWxpbmcSRgoKcGFyYW1ldGVycxgOIAMoCzImLmluZmVyZW5jZS5Nb2RlbENv"
+    "bmZpZy5QYXJhbWV0ZXJzRW50cnlSCnBhcmFtZXRlcnMSGAoHYmFja2VuZBgRIAEoCVIHYmFja2VuZBJbChhtb2RlbF90cmFuc2FjdGlvbl9wb2xp"
+    "Y3kYEyABKAsyIS5pbmZlcmVuY2UuTW9kZWxUcmFuc2FjdGlvblBvbGljeVIWbW9kZWxUcmFuc2FjdGlvblBvbGljeRJECg5yZXNwb25zZV9jYWNo"
+    "ZRgYIAEoCzIdLmluZmVyZW5jZS5Nb2RlbFJlc3BvbnNlQ2FjaGVSDXJlc3BvbnNlQ2FjaGUaWAoPUGFyYW1ldGVyc0VudHJ5EhAKA2tleRgBIAEo"
+    "CVIDa2V5Ei8KBXZhbHVlGAIgASgLMhkuaW5mZXJlbmNlLk1vZGVsUGFyYW1ldGVyUgV2YWx1ZToCOAFCEwoRc2NoZWR1bGluZ19jaG9pY2UiRgoW"
+    "TW9kZWxTdGF0aXN0aWNzUmVxdWVzdBISCgRuYW1lGAEgASgJUgRuYW1lEhgKB3ZlcnNpb24YAiABKAlSB3ZlcnNpb24iOQoRU3RhdGlzdGljRHVy"
+    "YXRpb24SFAoFY291bnQYASABKARSBWNvdW50Eg4KAm5zGAIgASgEUgJucyLyAwoPSW5mZXJTdGF0aXN0aWNzEjYKB3N1Y2Nlc3MYASABKAsyHC5p"
+    "bmZlcmVuY2UuU3RhdGlzdGljRHVyYXRpb25SB3N1Y2Nlc3MSMAoEZmFpbBgCIAEoCzIcLmluZmVyZW5jZS5TdGF0aXN0aWNEdXJhdGlvblIEZmFp"
+    "bBIyCgVxdWV1ZRgDIAEoCzIcLmluZmVyZW5jZS5TdGF0aXN0aWNEdXJhdGlvblIFcXVldWUSQQoNY29tcHV0ZV9pbnB1dBgEIAEoCzIcLmluZmVy"
+    "ZW5jZS5TdGF0aXN0aWNEdXJhdGlvblIMY29tcHV0ZUlucHV0EkEKDWNvbXB1dGVfaW5mZXIYBSABKAsyHC5pbmZlcmVuY2UuU3RhdGlzdGljRHVy"
+    "YXRpb25SDGNvbXB1dGVJbmZlchJDCg5jb21wdXRlX291dHB1dBgGIAEoCzIcLmluZmVyZW5jZS5TdGF0aXN0aWNEdXJhdGlvblINY29tcHV0ZU91"
+    "dHB1dBI5CgljYWNoZV9oaXQYByABKAsyHC5pbmZlcmVuY2UuU3RhdGlzdGljRHVyYXRpb25SCGNhY2hlSGl0EjsKCmNhY2hlX21pc3MYCCABKAsy"
+    "HC5pbmZlcmVuY2UuU3RhdGlzdGljRHVyYXRpb25SCWNhY2hlTWlzcyKAAgoUSW5mZXJCYXRjaFN0YXRpc3RpY3MSHQoKYmF0Y2hfc2l6ZRgBIAEo"
+    "BFIJYmF0Y2hTaXplEkEKDWNvbXB1dGVfaW5wdXQYAiABKAsyHC5pbmZlcmVuY2UuU3RhdGlzdGljRHVyYXRpb25SDGNvbXB1dGVJbnB1dBJBCg1j"
+    "b21wdXRlX2luZmVyGAMgASgLMhwuaW5mZXJlbmNlLlN0YXRpc3RpY0R1cmF0aW9uUgxjb21wdXRlSW5mZXISQwoOY29tcHV0ZV9vdXRwdXQYBCAB"
+    "KAsyHC5pbmZlcmVuY2UuU3RhdGlzdGljRHVyYXRpb25SDWNvbXB1dGVPdXRwdXQiTgoLTWVtb3J5VXNhZ2USEgoEdHlwZRgBIAEoCVIEdHlwZRIO"
+    "CgJpZBgCIAEoA1ICaWQSGwoJYnl0ZV9zaXplGAMgASgEUghieXRlU2l6ZSL6AgoPTW9kZWxTdGF0aXN0aWNzEhIKBG5hbWUYASABKAlSBG5hbWUS"
+    "GAoHdmVyc2lvbhgCIAEoCVIHdmVyc2lvbhIlCg5sYXN0X2luZmVyZW5jZRgDIAEoBFINbGFzdEluZmVyZW5jZRInCg9pbmZlcmVuY2VfY291bnQY"
+    "BCABKARSDmluZmVyZW5jZUNvdW50EicKD2V4ZWN1dGlvbl9jb3VudBgFIAEoBFIOZXhlY3V0aW9uQ291bnQSQwoPaW5mZXJlbmNlX3N0YXRzGAYg"
+    "ASgLMhouaW5mZXJlbmNlLkluZmVyU3RhdGlzdGljc1IOaW5mZXJlbmNlU3RhdHMSQAoLYmF0Y2hfc3RhdHMYByADKAsyHy5pbmZlcmVuY2UuSW5m"
+    "ZXJCYXRjaFN0YXRpc3RpY3NSCmJhdGNoU3RhdHMSOQoMbWVtb3J5X3VzYWdlGAggAygLMhYuaW5mZXJlbmNlLk1lbW9yeVVzYWdlUgttZW1vcnlV"
+    "c2FnZSJWChdNb2RlbFN0YXRpc3RpY3NSZXNwb25zZRI7Cgttb2RlbF9zdGF0cxgBIAMoCzIaLmluZmVyZW5jZS5Nb2RlbFN0YXRpc3RpY3NSCm1v"
+    "ZGVsU3RhdHMiugEKGE1vZGVsUmVwb3NpdG9yeVBhcmFtZXRlchIfCgpib29sX3BhcmFtGAEgASgISABSCWJvb2xQYXJhbRIhCgtpbnQ2NF9wYXJh"
+    "bRgCIAEoA0gAUgppbnQ2NFBhcmFtEiMKDHN0cmluZ19wYXJhbRgDIAEoCUgAUgtzdHJpbmdQYXJhbRIhCgtieXRlc19wYXJhbRgEIAEoDEgAUgpi"
+    "eXRlc1BhcmFtQhIKEHBhcmFtZXRlcl9jaG9pY2UiVwoWUmVwb3NpdG9yeUluZGV4UmVxdWVzdBInCg9yZXBvc2l0b3J5X25hbWUYASABKAlSDnJl"
+    "cG9zaXRvcnlOYW1lEhQKBXJlYWR5GAIgASgIUgVyZWFkeSLKAQoXUmVwb3NpdG9yeUluZGV4UmVzcG9uc2USRQoGbW9kZWxzGAEgAygLMi0uaW5m"
+    "ZXJlbmNlLlJlcG9zaXRvcnlJbmRleFJlc3BvbnNlLk1vZGVsSW5kZXhSBm1vZGVscxpoCgpNb2RlbEluZGV4EhIKBG5hbWUYASABKAlSBG5hbWUS"
+    "GAoHdmVyc2lvbhgCIAEoCVIHdmVyc2lvbhIUCgVzdGF0ZRgDIAEoCVIFc3RhdGUSFgoGcmVhc29uGAQgASgJUgZyZWFzb24inwIKGlJlcG9zaXRv"
+    "cnlNb2RlbExvYWRSZXF1ZXN0EicKD3JlcG9zaXRvcnlfbmFtZRgBIAEoCVIOcmVwb3NpdG9yeU5hbWUSHQoKbW9kZWxfbmFtZRgCIAEoCVIJbW9k"
+    "ZWxOYW1lElUKCnBhcmFtZXRlcnMYAyADKAsyNS5pbmZlcmVuY2UuUmVwb3NpdG9yeU1vZGVsTG9hZFJlcXVlc3QuUGFyYW1ldGVyc0VudHJ5Ugpw"
+    "YXJhbWV0ZXJzGmIKD1BhcmFtZXRlcnNFbnRyeRIQCgNrZXkYASABKAlSA2tleRI5CgV2YWx1ZRgCIAEoCzIjLmluZmVyZW5jZS5Nb2RlbFJlcG9z"
+    "aXRvcnlQYXJhbWV0ZXJSBXZhbHVlOgI4ASIdChtSZXBvc2l0b3J5TW9kZWxMb2FkUmVzcG9uc2UiowIKHFJlcG9zaXRvcnlNb2RlbFVubG9hZFJl"
+    "cXVlc3QSJwoPcmVwb3NpdG9yeV9uYW1lGAEgASgJUg5yZXBvc2l0b3J5TmFtZRIdCgptb2RlbF9uYW1lGAIgASgJUgltb2RlbE5hbWUSVwoKcGFy"
+    "YW1ldGVycxgDIAMoCzI3LmluZmVyZW5jZS5SZXBvc2l0b3J5TW9kZWxVbmxvYWRSZXF1ZXN0LlBhcmFtZXRlcnNFbnRyeVIKcGFyYW1ldGVycxpi"
+    "Cg9QYXJhbWV0ZXJzRW50cnkSEAoDa2V5GAEgASgJUgNrZXkSOQoFdmFsdWUYAiABKAsyIy5pbmZlcmVuY2UuTW9kZWxSZXBvc2l0b3J5UGFyYW1l"
+    "dGVyUgV2YWx1ZToCOAEiHwodUmVwb3NpdG9yeU1vZGVsVW5sb2FkUmVzcG9uc2Uq+gEKCERhdGFUeXBlEhAKDFRZUEVfSU5WQUxJRBAAEg0KCVRZ"
+    "UEVfQk9PTBABEg4KClRZUEVfVUlOVDgQAhIPCgtUWVBFX1VJTlQxNhADEg8KC1RZUEVfVUlOVDMyEAQSDwoLVFlQRV9VSU5UNjQQBRINCglUWVBF"
+    "X0lOVDgQBhIOCgpUWVBFX0lOVDE2EAcSDgoKVFlQRV9JTlQzMhAIEg4KClRZUEVfSU5UNjQQCRINCglUWVBFX0ZQMTYQChINCglUWVBFX0ZQMzIQ"
+    "CxINCglUWVBFX0ZQNjQQDBIPCgtUWVBFX1NUUklORxANEg0KCVRZUEVfQkYxNhAOMp8IChRHUlBDSW5mZXJlbmNlU2VydmljZRJJCgpTZXJ2ZXJM"
+    "aXZlEhwuaW5mZXJlbmNlLlNlcnZlckxpdmVSZXF1ZXN0Gh0uaW5mZXJlbmNlLlNlcnZlckxpdmVSZXNwb25zZRJMCgtTZXJ2ZXJSZWFkeRIdLmlu"
+    "ZmVyZW5jZS5TZXJ2ZXJSZWFkeVJlcXVlc3QaHi5pbmZlcmVuY2UuU2VydmVyUmVhZHlSZXNwb25zZRJJCgpNb2RlbFJlYWR5EhwuaW5mZXJlbmNl"
+    "Lk1vZGVsUmVhZHlSZXF1ZXN0Gh0uaW5mZXJlbmNlLk1vZGVsUmVhZHlSZXNwb25zZRJVCg5TZXJ2ZXJNZXRhZGF0YRIgLmluZmVyZW5jZS5TZXJ2"
+    "ZXJNZXRhZGF0YVJlcXVlc3QaIS5pbmZlcmVuY2UuU2VydmVyTWV0YWRhdGFSZXNwb25zZRJSCg1Nb2RlbE1ldGFkYXRhEh8uaW5mZXJlbmNlLk1v"
+    "ZGVsTWV0YWRhdGFSZXF1ZXN0GiAuaW5mZXJlbmNlLk1vZGVsTWV0YWRhdGFSZXNwb25zZRJJCgpNb2RlbEluZmVyEhwuaW5mZXJlbmNlLk1vZGVs"
+    "SW5mZXJSZXF1ZXN0Gh0uaW5mZXJlbmNlLk1vZGVsSW5mZXJSZXNwb25zZRJZChBNb2RlbFN0cmVhbUluZmVyEhwuaW5mZXJlbmNlLk1vZGVsSW5m"
+    "ZXJSZXF1ZXN0GiMuaW5mZXJlbmNlLk1vZGVsU3RyZWFtSW5mZXJSZXNwb25zZSgBMAESTAoLTW9kZWxDb25maWcSHS5pbmZlcmVuY2UuTW9kZWxD"
+    "b25maWdSZXF1ZXN0Gh4uaW5mZXJlbmNlLk1vZGVsQ29uZmlnUmVzcG9uc2USWAoPTW9kZWxTdGF0aXN0aWNzEiEuaW5mZXJlbmNlLk1vZGVsU3Rh"
+    "dGlzdGljc1JlcXVlc3QaIi5pbmZlcmVuY2UuTW9kZWxTdGF0aXN0aWNzUmVzcG9uc2USWAoPUmVwb3NpdG9yeUluZGV4EiEuaW5mZXJlbmNlLlJl"
+    "cG9zaXRvcnlJbmRleFJlcXVlc3QaIi5pbmZlcmVuY2UuUmVwb3NpdG9yeUluZGV4UmVzcG9uc2USZAoTUmVwb3NpdG9yeU1vZGVsTG9hZBIlLmlu"
+    "ZmVyZW5jZS5SZXBvc2l0b3J5TW9kZWxMb2FkUmVxdWVzdBomLmluZmVyZW5jZS5SZXBvc2l0b3J5TW9kZWxMb2FkUmVzcG9uc2USagoVUmVwb3Np"
+    "dG9yeU1vZGVsVW5sb2FkEicuaW5mZXJlbmNlLlJlcG9zaXRvcnlNb2RlbFVubG9hZFJlcXVlc3QaKC5pbmZlcmVuY2UuUmVwb3NpdG9yeU1vZGVs"
+    "VW5sb2FkUmVzcG9uc2ViBnByb3RvMw=="
+)
+_POOL = DescriptorPool()
+_POOL.Add(FileDescriptorProto.FromString(_FILE))
+DESCRIPTOR = _POOL.FindFileByName("inference/grpc_service.proto")
+_enums = DESCRIPTOR.enum_types_by_name
+_messages = DESCRIPTOR.message_types_by_name
+
+DataType = EnumTypeWrapper(_enums["DataType"])
+InferBatchStatistics = GetMessageClass(_messages["InferBatchStatistics"])
+InferParameter = GetMessageClass(_messages["InferParameter"])
+InferStatistics = GetMessageClass(_messages["InferStatistics"])
+InferTensorContents = GetMessageClass(_messages["InferTensorContents"])
+MemoryUsage = GetMessageClass(_messages["MemoryUsage"])
+ModelConfig = GetMessageClass(_messages["ModelConfig"])
+ModelConfigRequest = GetMessageClass(_messages["ModelConfigRequest"])
+ModelConfigResponse = GetMessageClass(_messages["ModelConfigResponse"])
+ModelDynamicBatching = GetMessageClass(_messages["ModelDynamicBatching"])
+ModelEnsembling = GetMessageClass(_messages["ModelEnsembling"])
+ModelInferRequest = GetMessageClass(_messages["ModelInferRequest"])
+ModelInferResponse = GetMessageClass(_messages["ModelInferResponse"])
+ModelInput = GetMessageClass(_messages["ModelInput"])
+ModelMetadataRequest = GetMessageClass(_messages["ModelMetadataRequest"])
+ModelMetadataResponse = GetMessageClass(_messages["ModelMetadataResponse"])
+ModelOutput = GetMessageClass(_messages["ModelOutput"])
+ModelParameter = GetMessageClass(_messages["ModelParameter"])
+ModelReadyRequest = GetMessageClass(_messages["ModelReadyRequest"])
+ModelReadyResponse = GetMessageClass(_messages["ModelReadyResponse"])
+ModelRepositoryParameter = GetMessageClass(_messages["ModelRepositoryParameter"])
+ModelResponseCache = GetMessageClass(_messages["ModelResponseCache"])
+ModelSequenceBatching = GetMessageClass(_messages["ModelSequenceBatching"])
+ModelStatistics = GetMessageClass(_messages["ModelStatistics"])
+ModelStatisticsRequest = GetMessageClass(_messages["ModelStatisticsRequest"])
+ModelStatisticsResponse = GetMessageClass(_messages["ModelStatisticsResponse"])
+ModelStreamInferResponse = GetMessageClass(_messages["ModelStreamInferResponse"])
+ModelTransactionPolicy = GetMessageClass(_messages["ModelTransactionPolicy"])
+RepositoryIndexRequest = GetMessageClass(_messages["RepositoryIndexRequest"])
+RepositoryIndexResponse = GetMessageClass(_messages["RepositoryIndexResponse"])
+RepositoryModelLoadRequest = GetMessageClass(_messages["RepositoryModelLoadRequest"])
+RepositoryModelLoadResponse = GetMessageClass(_messages["RepositoryModelLoadResponse"])
+RepositoryModelUnloadRequest = GetMessageClass(_messages["RepositoryModelUnloadRequest"])
+RepositoryModelUnloadResponse = GetMessageClass(_messages["RepositoryModelUnloadResponse"])
+ServerLiveRequest = GetMessageClass(_messages["ServerLiveRequest"])
+ServerLiveResponse = GetMessageClass(_messages["ServerLiveResponse"])
+ServerMetadataRequest = GetMessageClass(_messages["ServerMetadataRequest"])
+ServerMetadataResponse = GetMessageClass(_messages["ServerMetadataResponse"])
+ServerReadyRequest = GetMessageClass(_messages["ServerReadyRequest"])
+ServerReadyResponse = GetMessageClass(_messages["ServerReadyResponse"])
+StatisticDuration = GetMessageClass(_messages["StatisticDuration"])
