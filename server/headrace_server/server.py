@@ -38,6 +38,7 @@ from headrace_server.jobs.inprocess import InProcess, Jobs
 from headrace_server.jobs.input_vectors import InputVectors
 from headrace_server.jobs.readings import scan_readings
 from headrace_server.jobs.recommend import Recommend
+from headrace_server.jobs.recorded_requests import RecordedRequests
 from headrace_server.jobs.rerank import Rerank
 from headrace_server.jobs.similarity import Similarity
 from headrace_server.jobs.tokenize import Tokenize
@@ -95,6 +96,7 @@ class Server(InProcess):
             defaults=_load_defaults(self.config),
             threads=threads,
             lifecycle=self.config.lifecycle,
+            check=RecordedRequests(self.config.limits).check,
             batches=self.metrics.serving,
             decoders=self.metrics.decoder,
             requests=self.metrics.serving,

@@ -314,10 +314,11 @@ class Repository(VersionStore):
     def _decided_by_load(self, model: KnownModel, version: str, serve: bool) -> Decisions:
         decided = self._decided(model.name)
         with self._lock:
-            serving = model.serving is not None and model.serving.version == version
+            present = model.versions.get(version)
+            serving = present is not None and model.serves(present)
             newest = model.newest_of({*model.ready(), version}, held=decided.held - {version})
             left_out = version not in model.policy.chosen(list(model.versions))
-        if not serve:
+        if serving or not serve:
             return decided.after_load(version, serve=serving, left_out=left_out, pinned=None)
         return decided.after_load(version, serve=True, left_out=left_out, pinned="" if newest == version else version)
 
