@@ -118,8 +118,8 @@ def test_metrics_tell_latency_stages_batches_models_and_the_transport(served: Se
         'headrace_rpc_seconds_count{code="OK",method="Classify",model="mood",service="headrace.v1.ClassificationService"}',
         'headrace_rpc_seconds_count{code="NOT_FOUND",method="Classify",model="",'
         'service="headrace.v1.ClassificationService"} 1.0',
-        'headrace_stage_seconds_count{model="mood",stage="infer",version="1"}',
-        'headrace_stage_seconds_count{model="mood",stage="preprocess",version="1"}',
+        'headrace_batch_stage_seconds_count{model="mood",stage="infer",version="1"}',
+        'headrace_request_stage_seconds_count{model="mood",stage="preprocess",version="1"}',
         'headrace_batch_rows_count{model="mood",version="1"}',
         'headrace_queue_rows{model="mood",version="1"} 0.0',
         'headrace_model_state{model="mood",state="ready",version="1"} 1.0',

@@ -56,17 +56,26 @@ def test_rpc_latency_is_counted_by_service_method_model_and_code() -> None:
     assert value(metrics, "headrace_build_info", version="1.2.3") == 1
 
 
-def test_batches_stages_and_rejections_are_counted_by_model() -> None:
+def test_requests_batches_and_rejections_are_counted_by_model_and_stage() -> None:
     metrics = Metrics("0")
     metrics.serving.on_batch("minilm", "1", 8, StageTimes(1_000_000, 20_000, 30_000_000, 40_000))
-    timings = Timings(preprocess_ns=300_000, postprocess_ns=50_000)
+    timings = Timings(queue_ns=2_000_000, preprocess_ns=300_000, infer_ns=30_000_000, postprocess_ns=50_000)
     metrics.serving.on_request(RequestRecord("minilm", "1", timings, 32_000_000, 8))
+    metrics.serving.on_request(RequestRecord("minilm", "1", Timings(), 5_000_000, 8, Reason.QUEUE_FULL))
     metrics.serving.on_rejected("minilm", "1", Reason.QUEUE_FULL, 3)
     metrics.rpc.on_rejected("QUEUE_FULL")
     model = {"model": "minilm", "version": "1"}
-    for stage, seconds in [("queue", 1e-3), ("infer", 3e-2), ("preprocess", 3e-4), ("postprocess", 5e-5)]:
-        assert value(metrics, "headrace_stage_seconds_sum", **model, stage=stage) == pytest.approx(seconds)
-        assert value(metrics, "headrace_stage_seconds_count", **model, stage=stage) == 1
+    stages = {
+        "request": {"queue": 2e-3, "preprocess": 3e-4, "infer": 3e-2, "postprocess": 5e-5},
+        "batch": {"queue": 1e-3, "collate": 2e-5, "infer": 3e-2, "reduce": 4e-5},
+    }
+    for of, times in stages.items():
+        for stage, seconds in times.items():
+            name = f"headrace_{of}_stage_seconds"
+            assert value(metrics, f"{name}_sum", **model, stage=stage) == pytest.approx(seconds)
+            assert value(metrics, f"{name}_count", **model, stage=stage) == 1
+    assert value(metrics, "headrace_request_seconds_sum", **model) == pytest.approx(0.032)
+    assert value(metrics, "headrace_failed_requests_total", **model, reason="QUEUE_FULL") == 1
     assert value(metrics, "headrace_batch_rows_bucket", **model, le="4") == 0
     assert value(metrics, "headrace_batch_rows_bucket", **model, le="8") == 1
     assert value(metrics, "headrace_queue_rejected_rows_total", **model, reason="QUEUE_FULL") == 3

@@ -4,6 +4,7 @@ headrace_build_info{version}   1
 headrace_ready                 1 while the server takes requests
 of RPCs, of models at work     rpc_metrics.py, serving_metrics.py, decoder_metrics.py
 of scans of catalogs           scan_metrics.py
+of traces sent                 tracing.py
 of models and transport        what `watch` adds: states, what runs them, rows waiting, calls (server.py)
 of the process                 process_resident_memory_bytes and more, by prometheus-client (Linux)
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from headrace_server.telemetry.decoder_metrics import DecoderMetrics
@@ -22,6 +24,8 @@ from headrace_server.telemetry.serving_metrics import ServingMetrics
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
+
+    from headrace_server.telemetry.tracing import Tracing
 
 __all__ = ["Metrics", "Reading"]
 
@@ -37,10 +41,14 @@ class Reading:
 
 
 class Metrics:
-    """The registry's content. `rpc`, `serving`, `scans` and `decoder` are handed to the rooms that report to them."""
+    """The registry's content. `rpc`, `serving`, `scans` and `decoder` are handed to the rooms that report to them.
 
-    def __init__(self, version: str) -> None:
-        self.rpc = RpcMetrics()
+    tracing  whom RPCs tell their traces; None: nobody
+    slow_s   RPCs that asked a model and took so long are logged
+    """
+
+    def __init__(self, version: str, *, tracing: Tracing | None = None, slow_s: float = inf) -> None:
+        self.rpc = RpcMetrics(tracing, slow_s)
         self.serving = ServingMetrics()
         self.decoder = DecoderMetrics()
         self.scans = ScanMetrics()
@@ -53,6 +61,7 @@ class Metrics:
             *self.serving.families,
             *self.scans.families,
             *self.decoder.families,
+            *(() if tracing is None else tracing.families),
             ready,
             build,
         )

@@ -1,8 +1,10 @@
 """What is counted of models at work: implements `serving.batch.BatchObserver` and `serving.statistics.RequestObserver`.
 
-headrace_stage_seconds{model,version,stage}   preprocess, postprocess of a request;
-                                              queue (its longest wait), collate, infer, reduce of a batch
-headrace_batch_rows{model,version}            rows an engine run
+headrace_request_seconds{model,version}                from choosing the version to its answer
+headrace_request_stage_seconds{model,version,stage}    queue, preprocess, infer, postprocess of a request: its Timings
+headrace_failed_requests_total{model,version,reason}   requests that a version did not answer
+headrace_batch_stage_seconds{model,version,stage}      queue (its longest wait), collate, infer, reduce of an engine run
+headrace_batch_rows{model,version}                     rows an engine run
 headrace_queue_rejected_rows_total{model,version,reason}
 """
 
@@ -11,11 +13,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from headrace_server.errors import Reason
-from headrace_server.telemetry.instruments import Counters, Family, Histogram, Histograms
+from headrace_server.telemetry.instruments import Counters, Family, Histograms
 from headrace_server.telemetry.rpc_metrics import SECONDS
 
-__all__ = ["BatchStages", "EndedRequest", "ServingMetrics"]
+__all__ = ["BatchStages", "EndedRequest", "RequestTimes", "ServingMetrics"]
 
+_MODEL = ("model", "version")
+_REQUEST_STAGES = ("queue", "preprocess", "infer", "postprocess")
+_BATCH_STAGES = ("queue", "collate", "infer", "reduce")
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -36,7 +41,11 @@ class RequestTimes(Protocol):
     """Where one request's time went, nanoseconds."""
 
     @property
+    def queue_ns(self) -> int: ...
+    @property
     def preprocess_ns(self) -> int: ...
+    @property
+    def infer_ns(self) -> int: ...
     @property
     def postprocess_ns(self) -> int: ...
 
@@ -51,58 +60,74 @@ class EndedRequest(Protocol):
     @property
     def timings(self) -> RequestTimes: ...
     @property
+    def latency_ns(self) -> int: ...
+    @property
     def failure(self) -> Reason | None: ...  # None: answered
 
 
 class _OfVersion:
     """The instruments of one version of a model, at hand."""
 
-    __slots__ = ("collate", "infer", "postprocess", "preprocess", "queue", "reduce", "rows")
+    __slots__ = ("batch", "request", "rows", "seconds")
 
-    def __init__(self, stages: Histograms, rows: Histogram, model: str, version: str) -> None:
-        self.preprocess = stages.child(model, version, "preprocess")
-        self.queue = stages.child(model, version, "queue")
-        self.collate = stages.child(model, version, "collate")
-        self.infer = stages.child(model, version, "infer")
-        self.reduce = stages.child(model, version, "reduce")
-        self.postprocess = stages.child(model, version, "postprocess")
-        self.rows = rows
+    def __init__(self, metrics: ServingMetrics, model: str, version: str) -> None:
+        self.seconds = metrics.seconds.child(model, version)
+        self.request = [metrics.stages.child(model, version, stage) for stage in _REQUEST_STAGES]
+        self.batch = [metrics.batch_stages.child(model, version, stage) for stage in _BATCH_STAGES]
+        self.rows = metrics.rows.child(model, version)
 
 
 class ServingMetrics:
     """Told of every request and batch of a model; some microseconds each, from any thread."""
 
     def __init__(self) -> None:
-        self._stages = Histograms(
-            "headrace_stage_seconds", "Seconds that a request or a batch spent in a stage.",
-            "model", "version", "stage", bounds=SECONDS,
+        self.seconds = Histograms(
+            "headrace_request_seconds", "Seconds from choosing the version to its answer.", *_MODEL, bounds=SECONDS
+        )
+        self.stages = Histograms(
+            "headrace_request_stage_seconds", "Seconds that an answered request spent in a stage.",
+            *_MODEL, "stage", bounds=SECONDS,
         )  # fmt: skip
-        self._rows = Histograms("headrace_batch_rows", "Rows an engine run.", "model", "version", bounds=_ROWS)
+        self.batch_stages = Histograms(
+            "headrace_batch_stage_seconds", "Seconds that an engine run spent in a stage.",
+            *_MODEL, "stage", bounds=SECONDS,
+        )  # fmt: skip
+        self.rows = Histograms("headrace_batch_rows", "Rows an engine run.", *_MODEL, bounds=_ROWS)
+        self._failed = Counters(
+            "headrace_failed_requests", "Requests that a version did not answer.", *_MODEL, "reason"
+        )
         self._rejected = Counters(
-            "headrace_queue_rejected_rows", "Rows that a queue refused, or that left it unserved.",
-            "model", "version", "reason",
-        )  # fmt: skip
+            "headrace_queue_rejected_rows", "Rows that a queue refused, or that left it unserved.", *_MODEL, "reason"
+        )
         self._known: dict[tuple[str, str], _OfVersion] = {}
 
     @property
     def families(self) -> tuple[Family, ...]:
-        return (self._stages, self._rows, self._rejected)
+        return (self.seconds, self.stages, self._failed, self.batch_stages, self.rows, self._rejected)
 
     def on_request(self, record: EndedRequest) -> None:
         """A request has ended; those that failed have no times."""
-        if record.failure is None:
-            version_of = self._of(record.model, record.version)
-            version_of.preprocess.observe(record.timings.preprocess_ns * 1e-9)
-            version_of.postprocess.observe(record.timings.postprocess_ns * 1e-9)
+        failure = record.failure
+        if failure is not None:
+            self._failed.child(record.model, record.version, failure.value).add()
+            return
+        version_of, timings = self._of(record.model, record.version), record.timings
+        queue, preprocess, infer, postprocess = version_of.request
+        version_of.seconds.observe(record.latency_ns * 1e-9)
+        queue.observe(timings.queue_ns * 1e-9)
+        preprocess.observe(timings.preprocess_ns * 1e-9)
+        infer.observe(timings.infer_ns * 1e-9)
+        postprocess.observe(timings.postprocess_ns * 1e-9)
 
     def on_batch(self, model: str, version: str, size: int, stages: BatchStages) -> None:
         """A batch of `size` rows was computed."""
         version_of = self._of(model, version)
+        queue, collate, infer, reduce = version_of.batch
         version_of.rows.observe(size)
-        version_of.queue.observe(stages.queue_ns * 1e-9)
-        version_of.collate.observe(stages.collate_ns * 1e-9)
-        version_of.infer.observe(stages.infer_ns * 1e-9)
-        version_of.reduce.observe(stages.reduce_ns * 1e-9)
+        queue.observe(stages.queue_ns * 1e-9)
+        collate.observe(stages.collate_ns * 1e-9)
+        infer.observe(stages.infer_ns * 1e-9)
+        reduce.observe(stages.reduce_ns * 1e-9)
 
     def on_rejected(self, model: str, version: str, reason: Reason, rows: int) -> None:
         """A request of `rows` rows was refused at the door, or left the queue unserved."""
@@ -114,7 +139,5 @@ class ServingMetrics:
     def _of(self, model: str, version: str) -> _OfVersion:
         found = self._known.get((model, version))
         if found is None:
-            found = self._known[model, version] = _OfVersion(
-                self._stages, self._rows.child(model, version), model, version
-            )
+            found = self._known[model, version] = _OfVersion(self, model, version)
         return found

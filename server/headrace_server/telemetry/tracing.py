@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING = 8192  # RPCs and batches whose spans wait for the thread
 _MAX_SPANS = 2048  # of one request to the collector
-_EVERY_S = 1.0  # how long spans wait for company
+_EVERY_S = 0.3  # how long spans wait for company
 _EXPORT_TIMEOUT_S = 5.0
 _PATH = "/v1/traces"
 
@@ -104,7 +104,7 @@ class Tracing:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self, timeout_s: float = 3.0) -> None:
+    def stop(self, timeout_s: float = 2.0) -> None:
         """Exports what waits, for so long at most; the rest is dropped."""
         self._stopping = True
         if self._thread.is_alive():
