@@ -316,3 +316,7 @@ class ServerConfig:
     tracing: TracingOptions = field(default_factory=TracingOptions)
     log_level: str = "info"
     log_format: Literal["json", "text"] = "json"
+    log_slow_s: float = 0.0  # an RPC that asked a model and took so long is logged with where the time went; 0: none
+
+    def __post_init__(self) -> None:
+        _require(self.log_slow_s >= 0, "log_slow_s", self.log_slow_s, "at least 0 (none)")

@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -46,6 +47,7 @@ from headrace_server.models.load import LoadDefaults
 from headrace_server.serving.readings import model_readings
 from headrace_server.serving.repository import ModelState, ModelStatus, Repository
 from headrace_server.telemetry.metrics import Metrics
+from headrace_server.telemetry.tracing import open_tracing
 
 if TYPE_CHECKING:
     from headrace_server.rpc.endpoints import Endpoints
@@ -89,7 +91,8 @@ class Server(InProcess):
         if catalogs is not None:
             sections["catalogs"] = CatalogOptions(directory=Path(catalogs))
         self.config = _config(config, repository, listen, admin, sections)
-        self.metrics = Metrics(server_version())
+        self._tracing = open_tracing(self.config.tracing, server_version())
+        self.metrics = Metrics(server_version(), tracing=self._tracing, slow_s=self.config.log_slow_s or inf)
         threads = self.config.threads.resolved()
         self._repository = Repository(
             self.config.repository,
@@ -146,6 +149,8 @@ class Server(InProcess):
                 Then nothing listens any more.
         """
         started = time.monotonic()
+        if self._tracing is not None:
+            self._tracing.start()
         try:
             self._repository.start()
             self._open_catalogs()
@@ -220,6 +225,8 @@ class Server(InProcess):
             self.jobs.recommend.close()
         if self._store is not None:
             self._store.close()
+        if self._tracing is not None:
+            self._tracing.stop()
         if self._admin is not None:
             self._admin.stop()
         self._stopped.set()
