@@ -31,7 +31,14 @@ from headrace.v1 import (
     model_service_pb2_grpc,
     recommendation_pb2_grpc,
 )
-from headrace_server.config import AdminOptions, CatalogOptions, ServerConfig, ThreadBudget, TransportOptions
+from headrace_server.config import (
+    AdminOptions,
+    CatalogOptions,
+    ServerConfig,
+    ThreadBudget,
+    TracingOptions,
+    TransportOptions,
+)
 from headrace_server.server import Server
 
 __all__ = ["BROKEN", "MODELS", "Serving", "picture", "serving_models", "write_repository"]
@@ -105,7 +112,13 @@ class Serving:
 
 @contextlib.contextmanager
 def serving_models(
-    repository: Path, transport_name: str, *, catalogs: Path | None = None, **transport: Any
+    repository: Path,
+    transport_name: str,
+    *,
+    catalogs: Path | None = None,
+    tracing: TracingOptions | None = None,
+    log_slow_s: float = 0,
+    **transport: Any,
 ) -> Iterator[Serving]:
     """The repository served on a free port, ready; with the catalogs of a directory; `transport`: more options."""
     config = ServerConfig(
@@ -120,6 +133,8 @@ def serving_models(
         ),
         admin=AdminOptions(listen=None),
         catalogs=CatalogOptions(directory=catalogs),
+        tracing=tracing or TracingOptions(),
+        log_slow_s=log_slow_s,
     )
     server = Server(config)
     try:
