@@ -18,7 +18,7 @@ from headrace_server.jobs.queries import (
     ModelRef,
 )
 from headrace_server.jobs.ranking import ranked, stacked
-from headrace_server.jobs.submission import Finish, Leases, RowResult, Submissions, refused
+from headrace_server.jobs.submission import Copies, Finish, Leases, RowResult, Submissions, refused
 from headrace_server.models.model import Model, Row, Task
 from headrace_server.serving.context import RequestContext
 
@@ -28,8 +28,8 @@ __all__ = ["Classify"]
 class Classify:
     """Puts inputs into classes. Thread-safe."""
 
-    def __init__(self, versions: Leases, limits: InputLimits) -> None:
-        self._submissions = Submissions(versions)
+    def __init__(self, versions: Leases, limits: InputLimits, copies: Copies | None = None) -> None:
+        self._submissions = Submissions(versions, copies)
         self._limits = limits
 
     def submit(self, query: ClassifyQuery, context: RequestContext) -> Future[ClassifyResult]:

@@ -10,12 +10,13 @@ infer            one an output tensor   numbers apart by at most 1% of the large
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from headrace_server.jobs.infer_queries import InferResult
 from headrace_server.jobs.input_vectors import EmbeddedInputs
 from headrace_server.jobs.queries import ClassifyResult, EmbedResult, RerankResult, SimilarityResult, Vectors
 from headrace_server.serving.statistics import Comparison
@@ -84,7 +85,7 @@ def _ordered(served: RerankResult, shadowed: RerankResult) -> Comparison:
 _Array = npt.NDArray[Any]
 
 
-def tensors_compared(served: dict[str, _Array], shadowed: dict[str, _Array]) -> Comparison:
+def tensors_compared(served: Mapping[str, _Array], shadowed: Mapping[str, _Array]) -> Comparison:
     """Outputs by name; the difference of one is its largest."""
     agreeing = num_scores = 0
     sum_difference = 0.0
@@ -122,4 +123,8 @@ _KINDS: dict[type, tuple[Callable[[Any], int], Callable[[Any, Any], Comparison]]
     ),
     SimilarityResult: (lambda answer: answer.scores.size, _alike),
     RerankResult: (lambda answer: 1, _ordered),
+    InferResult: (
+        lambda answer: len(answer.outputs),
+        lambda served, shadowed: tensors_compared(served.outputs, shadowed.outputs),
+    ),
 }

@@ -14,7 +14,7 @@ from headrace_server.errors import ServingError, invalid_input
 from headrace_server.jobs.checks import require_count, require_model, require_task
 from headrace_server.jobs.queries import EmbedQuery, EmbedResult, InputUsage, ModelRef, Vectors
 from headrace_server.jobs.ranking import stacked
-from headrace_server.jobs.submission import Finish, Leases, RowResult, Submissions, refused
+from headrace_server.jobs.submission import Copies, Finish, Leases, RowResult, Submissions, refused
 from headrace_server.models.model import Model, Row, Task
 from headrace_server.serving.context import RequestContext
 
@@ -24,8 +24,8 @@ __all__ = ["Embed", "embedded"]
 class Embed:
     """Turns inputs into vectors. Thread-safe."""
 
-    def __init__(self, versions: Leases, limits: InputLimits) -> None:
-        self._submissions = Submissions(versions)
+    def __init__(self, versions: Leases, limits: InputLimits, copies: Copies | None = None) -> None:
+        self._submissions = Submissions(versions, copies)
         self._limits = limits
 
     def submit(self, query: EmbedQuery, context: RequestContext) -> Future[EmbedResult]:

@@ -25,6 +25,7 @@ from headrace_server.models.model import Model
 from headrace_server.serving.context import RequestContext, Timings
 from headrace_server.serving.decoder.decoder import Decoder
 from headrace_server.serving.decoder.sequence import ChosenToken, End, Finish, SequenceRequest, SequenceTimes
+from headrace_server.serving.fault import ended_as
 
 if TYPE_CHECKING:
     from headrace_server.jobs.generate import GenerationListener
@@ -139,7 +140,7 @@ class GenerationRun:
         try:
             self._note_times()
         finally:
-            failure = None if self._error is None else self._error.reason
+            failure = None if self._error is None else ended_as(self._error.reason, self._context)
             self._when_over(self._context.timings, self._num_choices, failure)
         if self._error is not None:
             self._listener.on_error(self._error)

@@ -32,7 +32,7 @@ from headrace_server.jobs.signatures import (
     signature_of,
     split_name,
 )
-from headrace_server.jobs.submission import Finish, Leases, RowResult, Submissions, refused
+from headrace_server.jobs.submission import Copies, Finish, Leases, RowResult, Submissions, refused
 from headrace_server.models.model import Model, Row, Task
 from headrace_server.serving.context import RequestContext
 
@@ -44,8 +44,8 @@ Array = npt.NDArray[Any]
 class Infer:
     """Runs models on tensors. Thread-safe."""
 
-    def __init__(self, versions: Leases, limits: InputLimits) -> None:
-        self._submissions = Submissions(versions)
+    def __init__(self, versions: Leases, limits: InputLimits, copies: Copies | None = None) -> None:
+        self._submissions = Submissions(versions, copies)
         self._limits = limits
 
     def submit(self, query: InferQuery, context: RequestContext) -> Future[InferResult]:

@@ -14,7 +14,7 @@ from headrace_server.errors import ServingError, Violation
 from headrace_server.jobs.checks import require_count, require_task
 from headrace_server.jobs.embed import embedded
 from headrace_server.jobs.queries import ModelRef, Vectors
-from headrace_server.jobs.submission import Finish, Leases, RowResult, Submissions, refused
+from headrace_server.jobs.submission import Copies, Finish, Leases, RowResult, Submissions, refused
 from headrace_server.models.inputs import Input
 from headrace_server.models.model import Model, PrepareOptions, Row, Task
 from headrace_server.serving.context import RequestContext
@@ -37,8 +37,8 @@ class EmbeddedInputs:
 class InputVectors:
     """Embeds inputs through a model of the repository. Thread-safe."""
 
-    def __init__(self, versions: Leases, limits: InputLimits) -> None:
-        self._submissions = Submissions(versions)
+    def __init__(self, versions: Leases, limits: InputLimits, copies: Copies | None = None) -> None:
+        self._submissions = Submissions(versions, copies)
         self._limits = limits
 
     def submit(

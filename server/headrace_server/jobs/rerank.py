@@ -19,7 +19,7 @@ from headrace_server.jobs.checks import require_count, require_model, require_ta
 from headrace_server.jobs.embed import embedded
 from headrace_server.jobs.queries import InputUsage, ModelRef, RankedDocument, RerankQuery, RerankResult, Vectors
 from headrace_server.jobs.ranking import ranked, stacked
-from headrace_server.jobs.submission import Finish, Leases, RowResult, Submissions, refused
+from headrace_server.jobs.submission import Copies, Finish, Leases, RowResult, Submissions, refused
 from headrace_server.models.inputs import TextInput
 from headrace_server.models.model import Model, PrepareOptions, Row, Task
 from headrace_server.serving.context import RequestContext
@@ -32,8 +32,8 @@ _DOCUMENT_PROMPTS = ("document", "passage")
 class Rerank:
     """Orders documents by relevance. Thread-safe."""
 
-    def __init__(self, versions: Leases, limits: InputLimits) -> None:
-        self._submissions = Submissions(versions)
+    def __init__(self, versions: Leases, limits: InputLimits, copies: Copies | None = None) -> None:
+        self._submissions = Submissions(versions, copies)
         self._limits = limits
 
     def submit(self, query: RerankQuery, context: RequestContext) -> Future[RerankResult]:

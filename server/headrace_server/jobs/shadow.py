@@ -15,22 +15,19 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from headrace_server.errors import Reason, ServingError
 from headrace_server.jobs.comparison import compare, num_answers
-from headrace_server.models.model import Model, Row, Task
-from headrace_server.serving.batch import RowResult
+from headrace_server.jobs.submission import Admit, Leases
+from headrace_server.models.model import Row
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.row_servable import RowServable
 from headrace_server.serving.statistics import Comparison
 from headrace_server.serving.version import Lease
-
-if TYPE_CHECKING:
-    from headrace_server.jobs.submission import Leases
 
 __all__ = ["ShadowCopies", "ShadowObserver"]
 
@@ -55,8 +52,6 @@ _NOT_ASKED = frozenset(
     }
 )
 
-Admit = Callable[[Model], tuple[Task, Sequence[Row], Callable[[Sequence[RowResult]], Any]]]
-
 
 class ShadowObserver(Protocol):
     """Told of every copy, on any thread; quick, raises nothing."""
@@ -75,7 +70,7 @@ class ShadowObserver(Protocol):
 class _Copy:
     model: str
     version: str
-    admit: Admit
+    admit: Admit[Any]
     answer: Any
     size_bytes: int
 
@@ -102,11 +97,8 @@ class ShadowCopies:
         self._context: RequestContext | None = None  # of the copy under way
         self._closed = threading.Event()
 
-    def offer(self, model: str, version: str, admit: Admit, rows: Sequence[Row], answer: Any) -> None:
-        """A request that was answered from `rows`: its copy is asked of `version` some time later, or dropped.
-
-        admit  makes rows of the request by any model, as for `Submissions.through_model`
-        """
+    def offer(self, model: str, version: str, admit: Admit[Any], rows: Sequence[Row], answer: Any) -> None:
+        """As `Copies.offer`: the copy is asked of `version` some time later, or dropped."""
         if not num_answers(answer):
             return
         size_bytes = sum(array.nbytes for row in rows for array in row.arrays.values())

@@ -21,7 +21,7 @@ from headrace_server.errors import ServingError, invalid_input
 from headrace_server.jobs.checks import require_count, require_model, require_task
 from headrace_server.jobs.embed import embedded
 from headrace_server.jobs.queries import ModelRef, Side, SimilarityQuery, SimilarityResult, Vectors
-from headrace_server.jobs.submission import Finish, Leases, RowResult, Submissions, answered, refused
+from headrace_server.jobs.submission import Copies, Finish, Leases, RowResult, Submissions, answered, refused
 from headrace_server.models.inputs import Input
 from headrace_server.models.model import Model, Row, Task
 from headrace_server.serving.context import RequestContext
@@ -32,8 +32,8 @@ __all__ = ["Similarity"]
 class Similarity:
     """Compares vectors, the caller's own or a model's. Thread-safe."""
 
-    def __init__(self, versions: Leases, limits: InputLimits) -> None:
-        self._submissions = Submissions(versions)
+    def __init__(self, versions: Leases, limits: InputLimits, copies: Copies | None = None) -> None:
+        self._submissions = Submissions(versions, copies)
         self._limits = limits
 
     def submit(self, query: SimilarityQuery, context: RequestContext) -> Future[SimilarityResult]:

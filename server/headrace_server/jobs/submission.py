@@ -1,7 +1,8 @@
 """One request on its way through a model: leased, prepared, batched, finished, and the lease given back once.
 
     calling thread   acquire ─▶ admit (checks, rows) ─▶ Servable.submit
-    engine worker                                         └─▶ finish (top-k, labels, …) ─▶ release ─▶ answer
+    engine worker                                         └─▶ finish (top-k, labels, …) ─▶ release ─▶ answer ─▶ offer
+                                                              a copy, where a shadow is to get one
 
 A job's future never raises anything but ServingError. It cannot be cancelled by its holder: cancelling belongs to the
 RequestContext, which the batcher listens to.
@@ -21,10 +22,11 @@ from headrace_server.jobs.queries import ModelRef
 from headrace_server.models.model import Model, Row, Task
 from headrace_server.serving.batch import RowResult
 from headrace_server.serving.context import RequestContext
+from headrace_server.serving.fault import ended_as
 from headrace_server.serving.repository import Lease
 from headrace_server.serving.row_servable import RowServable
 
-__all__ = ["Finish", "Leases", "RowResult", "Submissions", "answered", "as_serving_error", "refused"]
+__all__ = ["Admit", "Copies", "Finish", "Leases", "RowResult", "Submissions", "answered", "as_serving_error", "refused"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,17 +43,29 @@ class Leases(Protocol):
         ...
 
 
+class Copies(Protocol):
+    """Who has requests that were answered asked again of another version."""
+
+    def offer(self, model: str, version: str, admit: Admit[Any], rows: Sequence[Row], answer: Any) -> None:
+        """A request was answered with `answer`, from `rows`; `admit` makes rows of it by any model. Returns at once and
+        raises nothing."""
+        ...
+
+
 class Submissions:
     """The way of a job's requests through loaded versions. Thread-safe."""
 
-    def __init__(self, versions: Leases) -> None:
+    def __init__(self, versions: Leases, copies: Copies | None = None) -> None:
         self._versions = versions
+        self._copies = copies
 
     def through_model(self, ref: ModelRef, context: RequestContext, admit: Admit[R]) -> Future[R]:
         """Future of what `finish` makes of the rows' results, one a row in order.
 
         admit    runs here: checks the request against the model; gives the task, the rows and `finish`
         finish   runs on the engine's worker, so it is quick and keeps no rows alive
+
+        Both may be asked again, of another version, where that gets a copy of the request: they change nothing.
         """
         future: Future[R] = _new_future()
         try:
@@ -72,7 +86,7 @@ class Submissions:
             batch = servable.submit(task, rows, context)
         except BaseException as error:
             failure = as_serving_error(error)
-            lease.end(context.timings, 0, failure.reason)
+            lease.end(context.timings, 0, ended_as(failure.reason, context))
             future.set_exception(failure)
             return future
 
@@ -84,11 +98,14 @@ class Submissions:
                 context.timings.finished(began, perf_counter_ns())
             except BaseException as error:
                 failure = as_serving_error(error)
-                lease.end(context.timings, len(rows), failure.reason)
+                reason = ended_as(failure.reason, context)
+                lease.end(context.timings, len(rows), reason, accepted=task is not Task.INFER)
                 future.set_exception(failure)
             else:
                 lease.end(context.timings, len(rows))  # before the answer is told: who sees it may rely on that
                 future.set_result(answer)
+                if lease.shadow and self._copies is not None:
+                    self._copies.offer(model.name, lease.shadow, admit, rows, answer)
 
         batch.add_done_callback(settle)
         return future
@@ -108,7 +125,7 @@ class Submissions:
             context.timings.prepared(started, perf_counter_ns(), "tokenise")
         except BaseException as error:
             failure = as_serving_error(error)
-            lease.end(context.timings, 0, failure.reason)
+            lease.end(context.timings, 0, ended_as(failure.reason, context))
             future.set_exception(failure)
         else:
             lease.end(context.timings, 0)

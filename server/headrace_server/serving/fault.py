@@ -32,7 +32,7 @@ _ONCE_ACCEPTED = frozenset({Reason.INVALID_INPUT, Reason.UNSUPPORTED})
 _NEAR_S = 0.02  # a caller's own clock ends its call a little before the deadline that it told
 
 
-def is_fault(failure: Reason | None, *, accepted: bool = False) -> bool:
+def is_fault(failure: Reason, *, accepted: bool = False) -> bool:
     """Whether a failure is the version's own. `accepted`: its preparation had made rows of the caller's input."""
     return failure in _ALWAYS or (accepted and failure in _ONCE_ACCEPTED)
 

@@ -14,6 +14,7 @@ from headrace_server.engines.base import EngineInfo
 from headrace_server.errors import Reason
 from headrace_server.models.model import Model
 from headrace_server.serving.context import Timings
+from headrace_server.serving.fault import is_fault
 from headrace_server.serving.servable import Servable
 from headrace_server.serving.statistics import RequestObserver, RequestRecord, VersionStatistics
 
@@ -96,10 +97,11 @@ class Version:
 class Lease:
     """The right to use a servable until `end` or `release`, or until the `with` block ends.
 
-    shadow  the version that is to get a copy of the request; "": none
+    shadow    the version that is to get a copy of the request; "": none
+    by_split  a split chose the version
     """
 
-    __slots__ = ("_began_ns", "_give_back", "_observer", "servable", "shadow", "version")
+    __slots__ = ("_began_ns", "_by_split", "_give_back", "_observer", "servable", "shadow", "version")
 
     def __init__(
         self,
@@ -108,20 +110,28 @@ class Lease:
         give_back: Callable[[Lease], None],
         observer: RequestObserver | None = None,
         shadow: str = "",
+        by_split: bool = False,
     ) -> None:
         self._began_ns = perf_counter_ns()
         self.servable = servable
         self.shadow = shadow
+        self._by_split = by_split
         self.version: Version | None = version  # None once given back; the repository's lock guards it
         self._give_back = give_back
         self._observer = observer
 
-    def end(self, timings: Timings, num_rows: int, failure: Reason | None = None) -> None:
-        """Counts the request, which has been answered or has failed, and gives the lease back."""
+    def end(self, timings: Timings, num_rows: int, failure: Reason | None = None, *, accepted: bool = False) -> None:
+        """Counts the request, which has been answered or has failed, and gives the lease back.
+
+        accepted  of a failure: the version had made rows of the caller's input, as `serving.fault` means it
+        """
         version = self.version
         if version is not None:
             latency_ns = perf_counter_ns() - self._began_ns
-            record = RequestRecord(version.name, version.version, timings, latency_ns, num_rows, failure)
+            fault = failure is not None and is_fault(failure, accepted=accepted)
+            record = RequestRecord(
+                version.name, version.version, timings, latency_ns, num_rows, failure, fault, self._by_split
+            )
             try:
                 version.statistics.on_request(record)
                 if self._observer is not None:

@@ -22,7 +22,7 @@ from headrace_server.models.layout import FoundVersion
 from headrace_server.serving.known_model import KnownModel
 from headrace_server.serving.loader import Loader
 from headrace_server.serving.servable import Servable
-from headrace_server.serving.statistics import RequestObserver, StatisticsSnapshot
+from headrace_server.serving.statistics import RequestObserver, StatisticsSnapshot, VersionStatistics
 from headrace_server.serving.version import Lease, ModelState, ModelStatus, Version
 
 __all__ = ["VersionStore"]
@@ -68,6 +68,7 @@ class VersionStore(ABC):
                      SHUTTING_DOWN
         """
         shadow = ""
+        by_split = False
         with self._lock:
             entry = None if version or label else self._direct.get(name)
             if entry is None:
@@ -75,9 +76,10 @@ class VersionStore(ABC):
                 entry = model.find(version, label, routing_key)
                 if not version:
                     shadow = model.shadow_of(entry)
+                    by_split = not label and model.choices.split is not None
             entry.num_leases += 1
             assert entry.servable is not None
-            return Lease(entry.servable, entry, self._give_back, self._requests, shadow)
+            return Lease(entry.servable, entry, self._give_back, self._requests, shadow, by_split)
 
     def status(self) -> list[ModelStatus]:
         """Every version as it stands, by name, newest first."""
@@ -97,6 +99,13 @@ class VersionStore(ABC):
                 models[0].require_known(version)
             loaded = [entry for model in models for entry in model.ready().values() if version in ("", entry.version)]
         return [(entry.name, entry.version, entry.statistics.snapshot()) for entry in loaded]
+
+    def statistics_of(self, name: str, version: str) -> VersionStatistics | None:
+        """Where the requests of a ready version are counted; None: it is not ready."""
+        with self._lock:
+            model = self._models.get(name)
+            entry = None if model is None else model.ready().get(version)
+            return None if entry is None else entry.statistics
 
     def num_loads(self) -> Mapping[tuple[str, str], int]:
         """Loads that have ended, by model and outcome ("succeeded" or "failed")."""
