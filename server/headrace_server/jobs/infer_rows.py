@@ -51,6 +51,8 @@ class GraphRows:
         if len(feeds) != len(checks):
             missing = next(name for name in checks if name not in feeds)
             raise invalid_input(_field(missing), f"missing, this model needs {', '.join(checks)}")
+        if len(feeds) > 1:  # in one order, which shapes are compared by
+            feeds = {name: feeds[name] for name in checks}
         if not self._batched:
             return [Row(feeds, is_run=True)]
         num_rows = _num_rows(feeds, max_rows)

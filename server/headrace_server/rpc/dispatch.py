@@ -25,7 +25,7 @@ from headrace_server.rpc.observer import RpcObserver
 from headrace_server.rpc.transport.call import Call, Kind, Method
 from headrace_server.serving.context import RequestContext
 
-__all__ = ["INLINE_BYTES", "Deferred", "UnaryRpc", "parse", "unary_method", "unimplemented_method"]
+__all__ = ["INLINE_BYTES", "Deferred", "UnaryRpc", "denied_method", "parse", "unary_method", "unimplemented_method"]
 
 INLINE_BYTES = 4096
 
@@ -78,6 +78,16 @@ def unary_method(rpc: UnaryRpc[RequestT], *, workers: Workers, observer: RpcObse
             exchange.fail(error)
 
     return Method(rpc.name, Kind.UNARY, handle)
+
+
+def denied_method(name: str, kind: Kind, observer: RpcObserver) -> Method:
+    """A method that manages models, on a listener where that is not allowed: PERMISSION_DENIED."""
+    text = f"{name.removeprefix('/').replace('/', '.')}: answered on the management listener, not on this one"
+
+    def handle(call: Call) -> None:
+        Exchange(call, observer).fail(ServingError(Reason.PERMISSION_DENIED, text, method=name))
+
+    return Method(name, kind, handle)
 
 
 def unimplemented_method(name: str, kind: Kind, observer: RpcObserver, *, why: str = "not built yet") -> Method:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from headrace_server.config import ServerConfig, TransportOptions
 from headrace_server.rpc.admission import Workers
 from headrace_server.rpc.jobs import Jobs
-from headrace_server.rpc.listing import ModelListing
+from headrace_server.rpc.management import ModelManagement
 from headrace_server.rpc.observer import RpcObserver
 from headrace_server.rpc.readings import transport_readings
 from headrace_server.rpc.refusals import transport_refusals
@@ -35,7 +35,7 @@ class Endpoints:
         options: TransportOptions,
         *,
         jobs: Jobs,
-        models: ModelListing,
+        models: ModelManagement,
         observer: RpcObserver,
     ) -> None:
         self._workers = Workers(
@@ -47,6 +47,8 @@ class Endpoints:
         methods = build_methods(
             jobs=jobs,
             models=models,
+            management=models,
+            manages=config.management.on_data_port,
             health=self._health,
             workers=self._workers,
             limits=config.limits,

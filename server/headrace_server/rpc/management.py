@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Any, Protocol
 
 from headrace_server.rpc.listing import ModelListing, VersionStatus
 from headrace_server.serving.statistics import StatisticsSnapshot
@@ -18,12 +18,12 @@ class ModelManagement(ModelListing, Protocol):
     VERSION_NOT_FOUND with the resource, INVALID_INPUT naming the field, SHUTTING_DOWN; STORAGE_FAILED where the change
     could not be kept, and then it was not made."""
 
-    def load(self, name: str, version: str = "", *, serve: bool = True) -> Future[VersionStatus]:
+    def load(self, name: str, version: str = "", *, serve: bool = True) -> Future[Any]:
         """Loads a version (the newest in the directory where none is named), again where its files have changed, and
-        has it serve. The future's status says whether it failed, and why; a failure changes nothing else."""
+        has it serve. The future's VersionStatus says whether it failed, and why; a failure changes nothing else."""
         ...
 
-    def unload(self, name: str, version: str = "") -> list[VersionStatus]:
+    def unload(self, name: str, version: str = "") -> Sequence[VersionStatus]:
         """Takes a version, or all of a model's, out of service once their running requests have ended."""
         ...
 

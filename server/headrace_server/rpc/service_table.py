@@ -20,14 +20,16 @@ from headrace_server.models.model import Task
 from headrace_server.rpc.admission import Workers
 from headrace_server.rpc.catalog import CatalogService
 from headrace_server.rpc.classification import ClassificationService
-from headrace_server.rpc.dispatch import UnaryRpc, unary_method, unimplemented_method
+from headrace_server.rpc.dispatch import UnaryRpc, denied_method, unary_method, unimplemented_method
 from headrace_server.rpc.embedding import EmbeddingService
 from headrace_server.rpc.generation import GenerationService
 from headrace_server.rpc.health import Health
 from headrace_server.rpc.inference import messages as inference_pb
+from headrace_server.rpc.inference.repository import RepositoryIndex, RepositoryManagement, RepositoryStatistics
 from headrace_server.rpc.inference.service import InferenceService
 from headrace_server.rpc.jobs import Jobs
 from headrace_server.rpc.listing import ModelListing
+from headrace_server.rpc.management import ModelManagement
 from headrace_server.rpc.models import ModelService
 from headrace_server.rpc.observer import NoObserver, RpcObserver
 from headrace_server.rpc.recommendation import RecommendationService
@@ -72,6 +74,8 @@ def build_methods(
     *,
     jobs: Jobs,
     models: ModelListing,
+    management: ModelManagement | None = None,
+    manages: bool = False,
     health: Health,
     workers: Workers,
     limits: InputLimits | None = None,
@@ -82,7 +86,9 @@ def build_methods(
     """Every method, for a transport. Methods that are not built, and those of catalogs where the jobs have none,
     answer UNIMPLEMENTED and are not advertised.
 
-    stall_s  how long the reader of a generated text may read nothing
+    management  the models, to change and to count; None: nobody asks
+    manages     what changes models is answered here, else PERMISSION_DENIED
+    stall_s     how long the reader of a generated text may read nothing
     """
     limits = limits or InputLimits()
     observer = observer or NoObserver()
@@ -94,8 +100,16 @@ def build_methods(
         *generation.rpcs,
         *ModelService(models).rpcs,
         *InferenceService(jobs.infer, models, health, limits).rpcs,
+        *RepositoryIndex(models).rpcs,
         *health.rpcs,
     ]
+    if management is not None:
+        changing = RepositoryManagement(management).rpcs
+        rpcs += RepositoryStatistics(management).rpcs
+        if manages:
+            rpcs += changing
+        else:
+            built.update((rpc.name, denied_method(rpc.name, Kind.UNARY, observer)) for rpc in changing)
     advertised: tuple[Any, ...] = _BUILT
     if jobs.catalogs is not None and jobs.recommend is not None:
         rpcs += CatalogService(jobs.catalogs, limits).rpcs
