@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
@@ -26,8 +27,8 @@ from headrace_client.aio_generation_calls import AsyncGenerationCalls
 from headrace_client.channel import (
     HEALTH_METHOD,
     ChannelOptions,
+    channel_arguments,
     credentials,
-    service_config_options,
     serving_from_health,
 )
 from headrace_client.errors import error_from_rpc
@@ -43,6 +44,7 @@ from headrace_client.results import (
     Timings,
     TokenizedText,
 )
+from headrace_client.retries import Attempts
 from headrace_client.sources import AsyncSource
 
 __all__ = ["AsyncClient"]
@@ -56,13 +58,15 @@ class AsyncClient(AsyncCatalogCalls, AsyncGenerationCalls):
 
     def __init__(self, address: str, *, timeout_s: float | None = 30.0, options: ChannelOptions | None = None) -> None:
         options = options or ChannelOptions()
-        arguments, security = service_config_options(options), credentials(options)
+        arguments, security = channel_arguments(options), credentials(options)
         self._channel = (
             grpc.aio.secure_channel(address, security, arguments)
             if security
             else grpc.aio.insecure_channel(address, arguments)
         )
         self._timeout_s = timeout_s
+        self._num_attempts = options.num_attempts
+        self._closed = asyncio.Event()
         self._classification: Any = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._embedding: Any = embedding_pb2_grpc.EmbeddingServiceStub(self._channel)
         self._generation: Any = generation_pb2_grpc.GenerationServiceStub(self._channel)
@@ -81,6 +85,7 @@ class AsyncClient(AsyncCatalogCalls, AsyncGenerationCalls):
 
     async def close(self) -> None:
         """Ends the connection; calls in flight end with Cancelled."""
+        self._closed.set()
         await self._channel.close()
 
     async def classify(
@@ -190,31 +195,53 @@ class AsyncClient(AsyncCatalogCalls, AsyncGenerationCalls):
             return False
 
     async def _call(self, method: Callable[..., Any], request: object, timeout_s: float | None) -> tuple[Any, Timings]:
-        call = method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
-        try:
-            response = await call
-        except grpc.RpcError as error:
-            raise error_from_rpc(error) from None
-        return response, responses.timings(await call.trailing_metadata())
+        attempts = Attempts(self._num_attempts, self._timeout_s if timeout_s is None else timeout_s)
+        while True:
+            call = method(request, timeout=attempts.left_s)
+            try:
+                response = await call
+            except grpc.RpcError as error:
+                await self._pause(attempts, error)
+            else:
+                return response, responses.timings(await call.trailing_metadata())
 
     async def _receive(
-        self, method: Callable[..., Any], request: object, timeout_s: float | None
+        self, method: Callable[..., Any], request: object, timeout_s: float | None, *, num_attempts: int | None = None
     ) -> AsyncGenerator[Any, None]:
         """The answers of a server stream; the call ends when the reader does."""
-        call = method(request, timeout=timeout_s)
-        try:
-            async for response in call:
-                yield response
-        except grpc.RpcError as error:
+        attempts = Attempts(num_attempts or self._num_attempts, timeout_s)
+        while True:
+            call, begun = method(request, timeout=attempts.left_s), False
+            try:
+                async for response in call:
+                    begun = True
+                    yield response
+                return
+            except grpc.RpcError as error:
+                if begun:
+                    raise error_from_rpc(error) from None
+                await self._pause(attempts, error)
+            finally:
+                call.cancel()
+
+    async def _pause(self, attempts: Attempts, error: grpc.RpcError) -> None:
+        """Waits until the next try; raises the typed error where there is none."""
+        pause_s = attempts.pause_s(error)
+        if pause_s is None or await self._closed_within(pause_s):
             raise error_from_rpc(error) from None
-        finally:
-            call.cancel()
+
+    async def _closed_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._closed.wait()
+        except TimeoutError:
+            return False
 
     async def _stream(
         self, method: Callable[..., Any], source: AsyncSource[Any, Any], timeout_s: float | None
     ) -> AsyncGenerator[Any, None]:
         """The answers of a stream in both directions, and at its end the error of the caller's own iterable."""
-        async with aclosing(self._receive(method, source, timeout_s)) as responses:
+        async with aclosing(self._receive(method, source, timeout_s, num_attempts=1)) as responses:
             async for response in responses:
                 yield response
         if source.error is not None:

@@ -1,14 +1,12 @@
-"""How a client reaches a server: address, security, retries."""
+"""How a client reaches a server: address, security, limits."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
 
-__all__ = ["HEALTH_METHOD", "ChannelOptions", "credentials", "service_config_options", "serving_from_health"]
+__all__ = ["HEALTH_METHOD", "ChannelOptions", "channel_arguments", "credentials", "serving_from_health"]
 
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 _SERVING = 1
@@ -20,7 +18,8 @@ class ChannelOptions:
 
     tls                 talk TLS; `root_certificates` None: the system's
     max_message_bytes   of a request or an answer
-    num_attempts        tries in all of a call that the server says it did not begin (UNAVAILABLE); 1: no retry
+    num_attempts        tries in all of a call that ended UNAVAILABLE without an answer; 1: no retry. A call that sends
+                        a stream is tried once
     keepalive_time_ms   how often an idle connection is probed while calls are in flight
     """
 
@@ -37,24 +36,14 @@ class ChannelOptions:
             raise ValueError(f"num_attempts: {self.num_attempts}, from 1 to 5")
 
 
-def service_config_options(options: ChannelOptions) -> list[tuple[str, int | str]]:
+def channel_arguments(options: ChannelOptions) -> list[tuple[str, int]]:
     """gRPC channel arguments for the options."""
-    arguments: list[tuple[str, int | str]] = [
+    return [
         ("grpc.max_receive_message_length", options.max_message_bytes),
         ("grpc.max_send_message_length", options.max_message_bytes),
         ("grpc.keepalive_time_ms", options.keepalive_time_ms),
+        ("grpc.enable_retries", 0),  # see retries.py
     ]
-    if options.num_attempts > 1:
-        retry: Mapping[str, object] = {
-            "maxAttempts": options.num_attempts,
-            "initialBackoff": "0.05s",
-            "maxBackoff": "1s",
-            "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        }
-        config = {"methodConfig": [{"name": [{}], "retryPolicy": retry}]}
-        arguments.append(("grpc.service_config", json.dumps(config)))
-    return arguments
 
 
 def credentials(options: ChannelOptions) -> grpc.ChannelCredentials | None:

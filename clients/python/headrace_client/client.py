@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -23,8 +24,8 @@ from headrace_client.catalog_calls import CatalogCalls
 from headrace_client.channel import (
     HEALTH_METHOD,
     ChannelOptions,
+    channel_arguments,
     credentials,
-    service_config_options,
     serving_from_health,
 )
 from headrace_client.errors import error_from_rpc
@@ -41,6 +42,7 @@ from headrace_client.results import (
     Timings,
     TokenizedText,
 )
+from headrace_client.retries import Attempts
 from headrace_client.sources import Source
 
 __all__ = ["Client"]
@@ -57,11 +59,13 @@ class Client(CatalogCalls, GenerationCalls):
 
     def __init__(self, address: str, *, timeout_s: float | None = 30.0, options: ChannelOptions | None = None) -> None:
         options = options or ChannelOptions()
-        arguments, security = service_config_options(options), credentials(options)
+        arguments, security = channel_arguments(options), credentials(options)
         self._channel = (
             grpc.secure_channel(address, security, arguments) if security else grpc.insecure_channel(address, arguments)
         )
         self._timeout_s = timeout_s
+        self._num_attempts = options.num_attempts
+        self._closed = threading.Event()
         self._classification: Any = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         self._embedding: Any = embedding_pb2_grpc.EmbeddingServiceStub(self._channel)
         self._generation: Any = generation_pb2_grpc.GenerationServiceStub(self._channel)
@@ -80,6 +84,7 @@ class Client(CatalogCalls, GenerationCalls):
 
     def close(self) -> None:
         """Ends the connection; calls in flight end with Cancelled."""
+        self._closed.set()
         self._channel.close()
 
     def classify(
@@ -207,27 +212,42 @@ class Client(CatalogCalls, GenerationCalls):
             return False
 
     def _call(self, method: Callable[..., Any], request: object, timeout_s: float | None) -> tuple[Any, Timings]:
-        deadline_s = self._timeout_s if timeout_s is None else timeout_s
-        try:
-            response, call = method.with_call(request, timeout=deadline_s)  # type: ignore[attr-defined]
-        except grpc.RpcError as error:
-            raise error_from_rpc(error) from None
-        return response, responses.timings(call.trailing_metadata())
+        attempts = Attempts(self._num_attempts, self._timeout_s if timeout_s is None else timeout_s)
+        while True:
+            try:
+                response, call = method.with_call(request, timeout=attempts.left_s)  # type: ignore[attr-defined]
+            except grpc.RpcError as error:
+                self._pause(attempts, error)
+            else:
+                return response, responses.timings(call.trailing_metadata())
 
     def _receive(
-        self, method: Callable[..., Any], request: object, timeout_s: float | None
+        self, method: Callable[..., Any], request: object, timeout_s: float | None, *, num_attempts: int | None = None
     ) -> Generator[Any, None, None]:
         """The answers of a server stream; the call ends when the reader does."""
-        call = method(request, timeout=timeout_s)
-        try:
-            yield from call
-        except grpc.RpcError as error:
+        attempts = Attempts(num_attempts or self._num_attempts, timeout_s)
+        while True:
+            call, begun = method(request, timeout=attempts.left_s), False
+            try:
+                for response in call:
+                    begun = True
+                    yield response
+                return
+            except grpc.RpcError as error:
+                if begun:
+                    raise error_from_rpc(error) from None
+                self._pause(attempts, error)
+            finally:
+                call.cancel()
+
+    def _pause(self, attempts: Attempts, error: grpc.RpcError) -> None:
+        """Waits until the next try; raises the typed error where there is none."""
+        pause_s = attempts.pause_s(error)
+        if pause_s is None or self._closed.wait(pause_s):
             raise error_from_rpc(error) from None
-        finally:
-            call.cancel()
 
     def _stream(self, method: Callable[..., Any], source: Source[Any, Any], timeout_s: float | None) -> Iterator[Any]:
         """The answers of a stream in both directions, and at its end the error of the caller's own iterable."""
-        yield from self._receive(method, iter(source), timeout_s)
+        yield from self._receive(method, iter(source), timeout_s, num_attempts=1)
         if source.error is not None:
             raise source.error
