@@ -41,11 +41,14 @@ from headrace_server.jobs.readings import scan_readings
 from headrace_server.jobs.recommend import Recommend
 from headrace_server.jobs.recorded_requests import RecordedRequests
 from headrace_server.jobs.rerank import Rerank
+from headrace_server.jobs.shadow import ShadowCopies
 from headrace_server.jobs.similarity import Similarity
 from headrace_server.jobs.tokenize import Tokenize
 from headrace_server.models.load import LoadDefaults
 from headrace_server.serving.readings import model_readings
 from headrace_server.serving.repository import ModelState, ModelStatus, Repository
+from headrace_server.serving.rollback import RollbackWatch
+from headrace_server.serving.statistics import RequestObservers
 from headrace_server.telemetry.metrics import Metrics
 from headrace_server.telemetry.tracing import open_tracing
 
@@ -102,18 +105,20 @@ class Server(InProcess):
             check=RecordedRequests(self.config.limits).check,
             batches=self.metrics.serving,
             decoders=self.metrics.decoder,
-            requests=self.metrics.serving,
+            requests=RequestObservers(self.metrics.serving, self.metrics.traffic),
             on_change=self._on_change,
         )
+        self._rollback = RollbackWatch(self._repository, self.metrics.traffic)
+        self._copies = ShadowCopies(self._repository, self.metrics.traffic)
         limits = self.config.limits
         jobs = Jobs(
-            classify=Classify(self._repository, limits),
-            embed=Embed(self._repository, limits),
-            similarity=Similarity(self._repository, limits),
-            rerank=Rerank(self._repository, limits),
+            classify=Classify(self._repository, limits, self._copies),
+            embed=Embed(self._repository, limits, self._copies),
+            similarity=Similarity(self._repository, limits, self._copies),
+            rerank=Rerank(self._repository, limits, self._copies),
             tokenize=Tokenize(self._repository, limits),
             generate=Generate(self._repository, limits),
-            infer=Infer(self._repository, limits),
+            infer=Infer(self._repository, limits, self._copies),
         )
         super().__init__(jobs, self._repository)
         self.metrics.watch(lambda: model_readings(self._repository))
@@ -218,6 +223,8 @@ class Server(InProcess):
         self.metrics.set_ready(False)
         if self._endpoints is not None:
             self._endpoints.stop(grace_s)
+        self._rollback.close()
+        self._copies.close()
         self._repository.drain(max(0.0, limit - time.monotonic()))
         self._repository.close()
         if self.jobs.recommend is not None:
@@ -249,7 +256,7 @@ class Server(InProcess):
         scanner = KernelScanner(self._num_kernel_threads)
         self._store = store = CatalogStore(directory, scanner=scanner)
         self.metrics.watch(lambda: catalog_readings(store))
-        embedder = InputVectors(self._repository, self.config.limits)
+        embedder = InputVectors(self._repository, self.config.limits, self._copies)
         recommend = Recommend(store, embedder, observer=self.metrics.scans)
         self.metrics.watch(lambda: scan_readings(scanner, recommend))
         self.jobs = replace(self.jobs, catalogs=Catalogs(store, embedder), recommend=recommend)
@@ -309,6 +316,7 @@ class Server(InProcess):
             self._endpoints.set_ready()
 
     def _on_change(self) -> None:
+        self._rollback.look_again()
         if self._endpoints is not None:
             self._endpoints.refresh()
 

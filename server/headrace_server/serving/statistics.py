@@ -19,6 +19,7 @@ __all__ = [
     "BatchSums",
     "Comparison",
     "RequestObserver",
+    "RequestObservers",
     "RequestRecord",
     "ShadowSnapshot",
     "StatisticsSnapshot",
@@ -53,6 +54,17 @@ class RequestObserver(Protocol):
 
     def on_request(self, record: RequestRecord) -> None:
         """A request has ended; its answer is not told yet."""
+
+
+class RequestObservers:
+    """Several, as one."""
+
+    def __init__(self, *observers: RequestObserver) -> None:
+        self._observers = observers
+
+    def on_request(self, record: RequestRecord) -> None:
+        for observer in self._observers:
+            observer.on_request(record)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 headrace_build_info{version}   1
 headrace_ready                 1 while the server takes requests
 of RPCs, of models at work     rpc_metrics.py, serving_metrics.py, decoder_metrics.py
+of splits and shadows          traffic_metrics.py
 of scans of catalogs           scan_metrics.py
 of traces sent                 tracing.py
 of models and transport        what `watch` adds: states, what runs them, rows waiting, calls (server.py)
@@ -21,6 +22,7 @@ from headrace_server.telemetry.instruments import Family, Gauges
 from headrace_server.telemetry.rpc_metrics import RpcMetrics
 from headrace_server.telemetry.scan_metrics import ScanMetrics
 from headrace_server.telemetry.serving_metrics import ServingMetrics
+from headrace_server.telemetry.traffic_metrics import TrafficMetrics
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
@@ -41,7 +43,8 @@ class Reading:
 
 
 class Metrics:
-    """The registry's content. `rpc`, `serving`, `scans` and `decoder` are handed to the rooms that report to them.
+    """The registry's content. `rpc`, `serving`, `traffic`, `scans` and `decoder` are handed to the rooms that report to
+    them.
 
     tracing  whom RPCs tell their traces; None: nobody
     slow_s   RPCs that asked a model and took so long are logged
@@ -50,6 +53,7 @@ class Metrics:
     def __init__(self, version: str, *, tracing: Tracing | None = None, slow_s: float = inf) -> None:
         self.rpc = RpcMetrics(tracing, slow_s)
         self.serving = ServingMetrics()
+        self.traffic = TrafficMetrics()
         self.decoder = DecoderMetrics()
         self.scans = ScanMetrics()
         ready = Gauges("headrace_ready", "1 while the server takes requests.")
@@ -59,6 +63,7 @@ class Metrics:
         self._families: tuple[Family, ...] = (
             *self.rpc.families,
             *self.serving.families,
+            *self.traffic.families,
             *self.scans.families,
             *self.decoder.families,
             *(() if tracing is None else tracing.families),
