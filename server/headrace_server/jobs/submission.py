@@ -99,7 +99,7 @@ class Submissions:
             except BaseException as error:
                 failure = as_serving_error(error)
                 reason = ended_as(failure.reason, context)
-                lease.end(context.timings, len(rows), reason, accepted=task is not Task.INFER)
+                lease.end(context.timings, len(rows), reason, accepted=_made_here(task, rows))
                 future.set_exception(failure)
             else:
                 lease.end(context.timings, len(rows))  # before the answer is told: who sees it may rely on that
@@ -137,6 +137,11 @@ class Submissions:
         context.timings.model = lease.servable.model.name
         context.timings.model_version = lease.servable.model.version
         return lease
+
+
+def _made_here(task: Task, rows: Sequence[Row]) -> bool:
+    """Whether the version's own preparation made the tensors, and not the caller."""
+    return task is not Task.INFER and not (rows and rows[0].shape_key[:1] == ("tensors",))
 
 
 def answered(context: RequestContext, compute: Callable[[], R]) -> Future[R]:

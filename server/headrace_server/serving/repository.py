@@ -234,14 +234,24 @@ class Repository(VersionStore):
         return split
 
     def set_shadow(self, name: str, shadow: Shadow | None) -> Shadow | None:
-        """Has copies of a model's requests sent to a ready version; None: no more. Raises as `set_split` does."""
+        """Has copies of a model's requests sent to a ready version; None: no more.
+
+        raises  as `set_split` does; UNSUPPORTED for a version that generates text
+        """
         if shadow is not None:
             shadow.check()
         with self._control:
             with self._lock:
                 model = self._known(name)
-                if shadow is not None:
-                    model.require_ready(shadow.version)
+                entry = None if shadow is None else model.require_ready(shadow.version)
+            if entry is not None and entry.model is not None and entry.model.generator is not None:
+                raise ServingError(
+                    Reason.UNSUPPORTED,
+                    f"model {name!r} version {entry.version!r} generates text, and cannot be a shadow: two texts may differ"
+                    " and both be right",
+                    model=name,
+                    version=entry.version,
+                )
             self._decide(model, self._decided(name).after_shadow(shadow))
             logger.info("model %s: shadow %s", name, shadow or "ended")
             self._reconcile([model])
