@@ -23,6 +23,7 @@ from headrace_server.serving.decisions import Decisions
 from headrace_server.serving.decoder.observer import DecoderObserver
 from headrace_server.serving.known_model import KnownModel
 from headrace_server.serving.loader import Check, Loader
+from headrace_server.serving.memory import MemoryBudget
 from headrace_server.serving.state_file import StateFile
 from headrace_server.serving.statistics import RequestObserver
 from headrace_server.serving.traffic import Shadow, TrafficSplit, VersionChoices, check_label
@@ -50,7 +51,7 @@ class Repository(VersionStore):
     threads    the one budget that every engine divides
     lifecycle  which versions are loaded, how often the directory is looked at, where decisions are kept
     check      given every servable before it may serve; raises ServingError where it does not answer as it should
-    admit      given every model before its engine is made; raises ServingError where there is no room for it
+    stalls     measures for how long a load keeps everything else from running
     batches    told of what models that read rows do; `decoders` of what text generators do; `requests` of all requests
     on_change  called after a version's state or a decision changed, on whichever thread did it, holding no lock
     """
@@ -63,18 +64,32 @@ class Repository(VersionStore):
         threads: ThreadBudget | None = None,
         lifecycle: LifecycleOptions | None = None,
         check: Check | None = None,
-        admit: Callable[[Model], None] | None = None,
+        stalls: StallMeter | None = None,
         batches: BatchObserver | None = None,
         decoders: DecoderObserver | None = None,
         requests: RequestObserver | None = None,
         on_change: Callable[[], None] | None = None,
         num_loaders: int = 2,
     ) -> None:
-        loader = Loader(
-            defaults=defaults, threads=threads, batches=batches, decoders=decoders, check=check, admit=admit
-        )
-        super().__init__(loader, requests=requests, on_change=on_change, num_loaders=num_loaders)
         lifecycle = lifecycle or LifecycleOptions()
+        memory = MemoryBudget(lifecycle.memory_budget_mb << 20)
+        loader = Loader(
+            defaults=defaults,
+            threads=threads,
+            batches=batches,
+            decoders=decoders,
+            check=check,
+            memory=memory,
+            stalls=stalls,
+        )
+        super().__init__(
+            loader,
+            requests=requests,
+            on_change=on_change,
+            num_loaders=num_loaders,
+            memory=memory,
+            idle_s=lifecycle.idle_unload_s,
+        )
         self._directory = directory
         self._policy = VersionPolicy.parse(lifecycle.versions)
         self._state = StateFile(lifecycle.state_file)
@@ -83,6 +98,8 @@ class Repository(VersionStore):
         self._files: dict[str, VersionsFile] = {}  # what each model's file said when it was last valid
         self._last_look: Look | None = None
         self._watcher = Watcher(self.look, lifecycle.poll_s) if lifecycle.poll_s else None
+        idle_s = lifecycle.idle_unload_s
+        self._idle_watcher = Watcher(self.residence.rest_idle, max(0.05, idle_s / 8)) if idle_s else None
         self._layout_notes: tuple[str, ...] = ()
         self._state_note = ""
 
@@ -105,11 +122,14 @@ class Repository(VersionStore):
             self._reconcile(list(self._models.values()))
         if self._watcher is not None:
             self._watcher.start()
+        if self._idle_watcher is not None:
+            self._idle_watcher.start()
 
     def close(self, timeout_s: float = 30.0) -> None:
         """As `VersionStore.close`."""
-        if self._watcher is not None:
-            self._watcher.stop()
+        for watcher in (self._watcher, self._idle_watcher):
+            if watcher is not None:
+                watcher.stop()
         super().close(timeout_s)
 
     # versions come and go
@@ -247,8 +267,8 @@ class Repository(VersionStore):
             if entry is not None and entry.model is not None and entry.model.generator is not None:
                 raise ServingError(
                     Reason.UNSUPPORTED,
-                    f"model {name!r} version {entry.version!r} generates text, and cannot be a shadow: two texts may differ"
-                    " and both be right",
+                    f"model {name!r} version {entry.version!r} generates text, and cannot be a shadow: two"
+                    " texts may differ and both be right",
                     model=name,
                     version=entry.version,
                 )
