@@ -63,10 +63,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a server really listens: gRPC in the order asked for, and the admin listener, None where it is off."""
+    """Where a server really listens: gRPC in the order asked for; the admin and the management listener, None: off."""
 
     grpc: tuple[str, ...] = ()
     admin: str | None = None
+    management: str | None = None
 
 
 class Server(InProcess):
@@ -160,12 +161,12 @@ class Server(InProcess):
             self._repository.start()
             self._open_catalogs()
             admin = self._open_admin()
-            grpc = self._open_endpoints()
+            grpc, management = self._open_endpoints()
         except BaseException:
             self.stop(grace_s=0)
             raise
         threading.Thread(target=self._become_ready, args=(started,), name="headrace-ready", daemon=True).start()
-        self.addresses = Addresses(grpc, admin)
+        self.addresses = Addresses(grpc, admin, management)
         return self.addresses
 
     def wait_ready(self, timeout_s: float | None = None) -> bool:
@@ -261,10 +262,9 @@ class Server(InProcess):
         self.metrics.watch(lambda: scan_readings(scanner, recommend))
         self.jobs = replace(self.jobs, catalogs=Catalogs(store, embedder), recommend=recommend)
 
-    def _open_endpoints(self) -> tuple[str, ...]:
-        options = self.config.transport
-        if options is None:
-            return ()
+    def _open_endpoints(self) -> tuple[tuple[str, ...], str | None]:
+        if self.config.transport is None and self.config.management.listen is None:
+            return (), None
         # grpc is not imported by a server without a socket; models load meanwhile.
         from headrace_server.rpc.endpoints import Endpoints
         from headrace_server.rpc.jobs import Jobs as AskedJobs
@@ -280,7 +280,7 @@ class Server(InProcess):
             catalogs=self.jobs.catalogs,
             recommend=self.jobs.recommend,
         )
-        endpoints = Endpoints(self.config, options, jobs=jobs, models=self._repository, observer=self.metrics.rpc)
+        endpoints = Endpoints(self.config, jobs=jobs, models=self._repository, observer=self.metrics.rpc)
         self._endpoints = endpoints
         self.metrics.watch(endpoints.readings)
         return endpoints.start()

@@ -14,7 +14,6 @@ from headrace.v1 import (
     embedding_pb2,
     generation_pb2,
     generation_pb2_grpc,
-    model_service_pb2,
 )
 from headrace_server.errors import Reason, ServingError
 
@@ -144,9 +143,6 @@ def test_what_is_not_built_says_so_by_name(transport_name: str) -> None:
         calls = {
             "headrace.v1.ClassificationService.Explain": lambda: s.classification.Explain(
                 classification_pb2.ExplainRequest(), timeout=TIMEOUT_S
-            ),
-            "headrace.v1.ModelService.LoadModel": lambda: s.models.LoadModel(
-                model_service_pb2.LoadModelRequest(), timeout=TIMEOUT_S
             ),
             "headrace.v1.GenerationService.GenerateImage": lambda: generation.GenerateImage(
                 generation_pb2.GenerateImageRequest(), timeout=TIMEOUT_S

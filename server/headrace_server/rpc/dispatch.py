@@ -80,22 +80,22 @@ def unary_method(rpc: UnaryRpc[RequestT], *, workers: Workers, observer: RpcObse
     return Method(rpc.name, Kind.UNARY, handle)
 
 
-def denied_method(name: str, kind: Kind, observer: RpcObserver) -> Method:
-    """A method that manages models, on a listener where that is not allowed: PERMISSION_DENIED."""
-    text = f"{name.removeprefix('/').replace('/', '.')}: answered on the management listener, not on this one"
-
-    def handle(call: Call) -> None:
-        Exchange(call, observer).fail(ServingError(Reason.PERMISSION_DENIED, text, method=name))
-
-    return Method(name, kind, handle)
-
-
 def unimplemented_method(name: str, kind: Kind, observer: RpcObserver, *, why: str = "not built yet") -> Method:
     """A method of the contract that answers UNIMPLEMENTED, naming itself."""
+    return _refused_method(name, kind, observer, Reason.UNSUPPORTED, why)
+
+
+def denied_method(name: str, kind: Kind, observer: RpcObserver) -> Method:
+    """A method that manages models, on a listener where that is not allowed: PERMISSION_DENIED, naming itself."""
+    why = "answered on the management listener, not on this one"
+    return _refused_method(name, kind, observer, Reason.PERMISSION_DENIED, why)
+
+
+def _refused_method(name: str, kind: Kind, observer: RpcObserver, reason: Reason, why: str) -> Method:
     text = f"{name.removeprefix('/').replace('/', '.')}: {why}"
 
     def handle(call: Call) -> None:
-        Exchange(call, observer).fail(ServingError(Reason.UNSUPPORTED, text, method=name))
+        Exchange(call, observer).fail(ServingError(reason, text, method=name))
 
     return Method(name, kind, handle)
 

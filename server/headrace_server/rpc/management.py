@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Protocol
 
 from headrace_server.rpc.listing import ModelListing, VersionStatus
 from headrace_server.serving.statistics import StatisticsSnapshot
 from headrace_server.serving.traffic import Shadow, TrafficSplit
+from headrace_server.serving.version import ModelStatus
 
 __all__ = ["ModelManagement"]
 
@@ -18,9 +19,9 @@ class ModelManagement(ModelListing, Protocol):
     VERSION_NOT_FOUND with the resource, INVALID_INPUT naming the field, SHUTTING_DOWN; STORAGE_FAILED where the change
     could not be kept, and then it was not made."""
 
-    def load(self, name: str, version: str = "", *, serve: bool = True) -> Future[Any]:
+    def load(self, name: str, version: str = "", *, serve: bool = True) -> Future[ModelStatus]:
         """Loads a version (the newest in the directory where none is named), again where its files have changed, and
-        has it serve. The future's VersionStatus says whether it failed, and why; a failure changes nothing else."""
+        has it serve. The future's status says whether it failed, and why; a failure changes nothing else."""
         ...
 
     def unload(self, name: str, version: str = "") -> Sequence[VersionStatus]:

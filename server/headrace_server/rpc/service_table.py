@@ -1,10 +1,13 @@
-"""Every method that a server answers: those that are built, and, by name, those of the contract that are not yet."""
+"""Every method that a listener answers: those that are built, and, by name, those of the contract that are not yet, or
+that are not taken there."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
 from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
+from grpc_channelz.v1 import channelz_pb2  # type: ignore[import-untyped]
 from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]
 
 from headrace.v1 import (
@@ -19,6 +22,8 @@ from headrace_server.config import InputLimits
 from headrace_server.models.model import Task
 from headrace_server.rpc.admission import Workers
 from headrace_server.rpc.catalog import CatalogService
+from headrace_server.rpc.channelz import SERVICE_NAME as CHANNELZ_NAME
+from headrace_server.rpc.channelz import Channelz
 from headrace_server.rpc.classification import ClassificationService
 from headrace_server.rpc.dispatch import UnaryRpc, denied_method, unary_method, unimplemented_method
 from headrace_server.rpc.embedding import EmbeddingService
@@ -30,6 +35,7 @@ from headrace_server.rpc.inference.service import InferenceService
 from headrace_server.rpc.jobs import Jobs
 from headrace_server.rpc.listing import ModelListing
 from headrace_server.rpc.management import ModelManagement
+from headrace_server.rpc.model_changes import ModelChanges
 from headrace_server.rpc.models import ModelService
 from headrace_server.rpc.observer import NoObserver, RpcObserver
 from headrace_server.rpc.recommendation import RecommendationService
@@ -39,7 +45,7 @@ from headrace_server.rpc.serving_stream import ServerStreamRpc, server_stream_me
 from headrace_server.rpc.streaming import StreamRpc, stream_method
 from headrace_server.rpc.transport.call import Kind, Method
 
-__all__ = ["build_health", "build_methods"]
+__all__ = ["build_health", "build_management_health", "build_management_methods", "build_methods"]
 
 # What makes each built service SERVING; nothing: it needs no model.
 _TASKS: dict[str, tuple[Task, ...]] = {
@@ -58,6 +64,15 @@ _CATALOG_TASKS: dict[str, tuple[Task, ...]] = {
 _BUILT = (classification_pb2, embedding_pb2, generation_pb2, model_service_pb2, inference_pb)
 _CATALOGS = (recommendation_pb2, catalog_pb2)
 _NO_CATALOGS = "the server was started without a directory for catalogs"
+_MANAGEMENT = (model_service_pb2, inference_pb, channelz_pb2, health_pb2)
+_MANAGEMENT_NAMES = (
+    "headrace.v1.ModelService",
+    "inference.GRPCInferenceService",
+    CHANNELZ_NAME,
+    "grpc.health.v1.Health",
+)
+
+_Rpc: TypeAlias = UnaryRpc[Any] | StreamRpc[Any] | ServerStreamRpc[Any]
 
 
 def build_health(
@@ -73,48 +88,95 @@ def build_health(
 def build_methods(
     *,
     jobs: Jobs,
-    models: ModelListing,
-    management: ModelManagement | None = None,
-    manages: bool = False,
+    models: ModelManagement,
     health: Health,
     workers: Workers,
+    changes: ModelChanges | None = None,
     limits: InputLimits | None = None,
     observer: RpcObserver | None = None,
     reflection: bool = True,
     stall_s: float = 60.0,
 ) -> list[Method]:
-    """Every method, for a transport. Methods that are not built, and those of catalogs where the jobs have none,
-    answer UNIMPLEMENTED and are not advertised.
+    """Every method of a data listener, for a transport. Methods that are not built, and those of catalogs where the
+    jobs have none, answer UNIMPLEMENTED and are not advertised.
 
-    management  the models, to change and to count; None: nobody asks
-    manages     what changes models is answered here, else PERMISSION_DENIED
-    stall_s     how long the reader of a generated text may read nothing
+    changes  what changes versions; None: such methods answer PERMISSION_DENIED, and say where they are taken
+    stall_s  how long the reader of a generated text may read nothing
     """
     limits = limits or InputLimits()
     observer = observer or NoObserver()
-    built: dict[str, Method] = {}
     generation = GenerationService(jobs.generate, stall_s=stall_s)
-    rpcs: list[UnaryRpc[Any] | StreamRpc[Any] | ServerStreamRpc[Any]] = [
+    rpcs: list[_Rpc] = [
         *ClassificationService(jobs, limits).rpcs,
         *EmbeddingService(jobs, limits).rpcs,
         *generation.rpcs,
-        *ModelService(models).rpcs,
         *InferenceService(jobs.infer, models, health, limits).rpcs,
-        *RepositoryIndex(models).rpcs,
+        *_looking(models),
         *health.rpcs,
     ]
-    if management is not None:
-        changing = RepositoryManagement(management).rpcs
-        rpcs += RepositoryStatistics(management).rpcs
-        if manages:
-            rpcs += changing
-        else:
-            built.update((rpc.name, denied_method(rpc.name, Kind.UNARY, observer)) for rpc in changing)
+    changing = _changing(models, changes or ModelChanges(models))
+    if changes is not None:
+        rpcs += changing
     advertised: tuple[Any, ...] = _BUILT
     if jobs.catalogs is not None and jobs.recommend is not None:
         rpcs += CatalogService(jobs.catalogs, limits).rpcs
         rpcs += RecommendationService(jobs.recommend, limits).rpcs
         advertised += _CATALOGS
+    built = _assembled(rpcs, health, workers, observer)
+    generate = generation.stream_method(workers, observer)
+    built[generate.name] = generate
+    for rpc in changing:
+        built.setdefault(rpc.name, denied_method(rpc.name, Kind.UNARY, observer))
+    for module in (*_BUILT, *_CATALOGS):
+        why = _NO_CATALOGS if module in _CATALOGS else "not built yet"
+        for name, kind in _methods_of(module.DESCRIPTOR):
+            if name not in built:
+                built[name] = unimplemented_method(name, kind, observer, why=why)
+    if reflection:
+        built.update(_reflection((*advertised, health_pb2), observer))
+    return list(built.values())
+
+
+def build_management_health(
+    models: ModelListing, *, reflection: bool = True, observer: RpcObserver | None = None
+) -> Health:
+    """Health of what the management listener serves, and of every model."""
+    names = [*_MANAGEMENT_NAMES, *(REFLECTION_NAMES if reflection else ())]
+    return Health(models, dict.fromkeys(names, ()), observer=observer)
+
+
+def build_management_methods(
+    *,
+    models: ModelManagement,
+    changes: ModelChanges,
+    health: Health,
+    workers: Workers,
+    observer: RpcObserver | None = None,
+    reflection: bool = True,
+) -> list[Method]:
+    """Every method of the management listener: ModelService whole, channelz, health, reflection; and of the Open
+    Inference Protocol what looks at the repository and changes it."""
+    observer = observer or NoObserver()
+    rpcs: list[_Rpc] = [*_looking(models), *_changing(models, changes), *Channelz().rpcs, *health.rpcs]
+    built = _assembled(rpcs, health, workers, observer)
+    for name, kind in _methods_of(inference_pb.DESCRIPTOR):
+        if name not in built:
+            built[name] = unimplemented_method(name, kind, observer, why="answered on the data listeners")
+    if reflection:
+        built.update(_reflection(_MANAGEMENT, observer))
+    return list(built.values())
+
+
+def _looking(models: ModelManagement) -> list[UnaryRpc[Any]]:
+    return [*ModelService(models).rpcs, *RepositoryIndex(models).rpcs, *RepositoryStatistics(models).rpcs]
+
+
+def _changing(models: ModelManagement, changes: ModelChanges) -> list[UnaryRpc[Any]]:
+    return [*changes.rpcs, *RepositoryManagement(models).rpcs]
+
+
+def _assembled(rpcs: Iterable[_Rpc], health: Health, workers: Workers, observer: RpcObserver) -> dict[str, Method]:
+    built = {health.watch_method.name: health.watch_method}
     for rpc in rpcs:
         if isinstance(rpc, ServerStreamRpc):
             built[rpc.name] = server_stream_method(rpc, workers=workers, observer=observer)
@@ -122,18 +184,12 @@ def build_methods(
             built[rpc.name] = stream_method(rpc, workers=workers, observer=observer)
         else:
             built[rpc.name] = unary_method(rpc, workers=workers, observer=observer)
-    built[health.watch_method.name] = health.watch_method
-    generate = generation.stream_method(workers, observer)
-    built[generate.name] = generate
-    for module in (*_BUILT, *_CATALOGS):
-        why = _NO_CATALOGS if module in _CATALOGS else "not built yet"
-        for name, kind in _methods_of(module.DESCRIPTOR):
-            if name not in built:
-                built[name] = unimplemented_method(name, kind, observer, why=why)
-    if reflection:
-        services = [service for module in (*advertised, health_pb2) for service in _services_of(module.DESCRIPTOR)]
-        built.update((method.name, method) for method in Reflection(services, observer).methods())
-    return list(built.values())
+    return built
+
+
+def _reflection(modules: Iterable[Any], observer: RpcObserver) -> dict[str, Method]:
+    services = [service for module in modules for service in _services_of(module.DESCRIPTOR)]
+    return {method.name: method for method in Reflection(services, observer).methods()}
 
 
 def _services_of(file: FileDescriptor) -> list[ServiceDescriptor]:

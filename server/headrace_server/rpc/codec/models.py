@@ -12,6 +12,7 @@ from headrace_server.models.signature import TensorSpec
 from headrace_server.models.tabular import FeatureColumn
 from headrace_server.rpc.codec.tensors import DATA_TYPES
 from headrace_server.rpc.listing import VersionStatus
+from headrace_server.serving.traffic import Shadow, TrafficSplit
 
 __all__ = ["encode_model"]
 
@@ -53,8 +54,17 @@ _COLUMN_TYPES = MappingProxyType(
 )
 
 
-def encode_model(status: VersionStatus, *, with_labels: bool) -> pb.Model:
-    """The version as it stands; names of classes only `with_labels`, their number always."""
+def encode_model(
+    status: VersionStatus,
+    *,
+    with_labels: bool,
+    split: TrafficSplit | None = None,
+    shadow: Shadow | None = None,
+) -> pb.Model:
+    """The version as it stands; names of classes only `with_labels`, their number always.
+
+    split, shadow  of the model
+    """
     message = pb.Model(
         version=selector_pb2.ModelVersion(name=status.name, version=status.version),
         state=_STATES[status.state],
@@ -68,6 +78,11 @@ def encode_model(status: VersionStatus, *, with_labels: bool) -> pb.Model:
         message.engine.CopyFrom(_engine(status.engine))
     if status.ready_time is not None:
         message.ready_time.FromNanoseconds(int(status.ready_time * 1e9))
+    for share in () if split is None else split.shares:
+        if share.version == status.version:
+            message.traffic_weight = share.weight
+    if shadow is not None and shadow.version == status.version:
+        message.shadow_sample_rate = shadow.sample_rate
     return message
 
 

@@ -33,6 +33,7 @@ def core_arguments(options: TransportOptions) -> tuple[tuple[str, int], ...]:
         ("grpc.keepalive_timeout_ms", min(options.keepalive_time_ms, 20_000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", min(options.keepalive_time_ms, 10_000)),
+        ("grpc.enable_channelz", 1),  # counts that the management listener shows
     ]
     if options.max_connection_age_ms:
         # No grace is set: an old connection takes no new call, and those it carries end in their own time.
