@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -45,12 +45,14 @@ class Collector:
             for span in scope.spans
         ]
 
-    def of_trace(self, trace_id: str, count: int, timeout_s: float = 20) -> list[Span]:
-        """The spans of a trace, once `count` of them have come."""
+    def of_trace(
+        self, trace_id: str, count: int, wanted: Callable[[Span], bool] = lambda span: True, timeout_s: float = 20
+    ) -> list[Span]:
+        """The wanted spans of a trace, once `count` of them have come."""
         limit = time.monotonic() + timeout_s
         with self._changed:
             while True:
-                found = [span for span in self.spans if span.trace_id.hex() == trace_id]
+                found = [span for span in self.spans if span.trace_id.hex() == trace_id and wanted(span)]
                 if len(found) >= count:
                     return found
                 left = limit - time.monotonic()

@@ -46,6 +46,7 @@ from headrace_client.results import (
 )
 from headrace_client.retries import Attempts
 from headrace_client.sources import AsyncSource
+from headrace_client.trace_context import trace_metadata
 
 __all__ = ["AsyncClient"]
 
@@ -197,7 +198,7 @@ class AsyncClient(AsyncCatalogCalls, AsyncGenerationCalls):
     async def _call(self, method: Callable[..., Any], request: object, timeout_s: float | None) -> tuple[Any, Timings]:
         attempts = Attempts(self._num_attempts, self._timeout_s if timeout_s is None else timeout_s)
         while True:
-            call = method(request, timeout=attempts.left_s)
+            call = method(request, timeout=attempts.left_s, metadata=trace_metadata())
             try:
                 response = await call
             except grpc.RpcError as error:
@@ -211,7 +212,7 @@ class AsyncClient(AsyncCatalogCalls, AsyncGenerationCalls):
         """The answers of a server stream; the call ends when the reader does."""
         attempts = Attempts(num_attempts or self._num_attempts, timeout_s)
         while True:
-            call, begun = method(request, timeout=attempts.left_s), False
+            call, begun = method(request, timeout=attempts.left_s, metadata=trace_metadata()), False
             try:
                 async for response in call:
                     begun = True

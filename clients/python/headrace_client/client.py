@@ -44,6 +44,7 @@ from headrace_client.results import (
 )
 from headrace_client.retries import Attempts
 from headrace_client.sources import Source
+from headrace_client.trace_context import trace_metadata
 
 __all__ = ["Client"]
 
@@ -215,7 +216,7 @@ class Client(CatalogCalls, GenerationCalls):
         attempts = Attempts(self._num_attempts, self._timeout_s if timeout_s is None else timeout_s)
         while True:
             try:
-                response, call = method.with_call(request, timeout=attempts.left_s)  # type: ignore[attr-defined]
+                response, call = method.with_call(request, timeout=attempts.left_s, metadata=trace_metadata())  # type: ignore[attr-defined]
             except grpc.RpcError as error:
                 self._pause(attempts, error)
             else:
@@ -227,7 +228,7 @@ class Client(CatalogCalls, GenerationCalls):
         """The answers of a server stream; the call ends when the reader does."""
         attempts = Attempts(num_attempts or self._num_attempts, timeout_s)
         while True:
-            call, begun = method(request, timeout=attempts.left_s), False
+            call, begun = method(request, timeout=attempts.left_s, metadata=trace_metadata()), False
             try:
                 for response in call:
                     begun = True
