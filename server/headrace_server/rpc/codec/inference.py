@@ -1,13 +1,13 @@
 """ModelInfer's messages ↔ InferQuery and InferResult: tensors of every datatype, typed and raw.
 
-Raw numbers are viewed, not copied: arrays are read-only and live as long as the message's bytes. What is answered is
-always raw. BF16, which NumPy lacks, becomes float32, exactly.
+Raw numbers are viewed, not copied, wherever they begin at a multiple of their size: arrays are read-only and live as
+long as the message's bytes. What is answered is always raw. BF16, which NumPy lacks, becomes float32, exactly.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from types import MappingProxyType
 from typing import Any
@@ -65,14 +65,20 @@ _BY_DTYPE = {np.dtype(name): DATATYPES[name] for name in DATATYPES if name not i
 _length = struct.Struct("<I")
 
 
-def decode_infer(request: pb.ModelInferRequest, limits: InputLimits) -> InferQuery:
-    """What a request asks. Raises ServingError INVALID_INPUT naming the field, UNSUPPORTED for what is not built."""
+def decode_infer(
+    request: pb.ModelInferRequest, limits: InputLimits, raw: Sequence[bytes | memoryview] | None = None
+) -> InferQuery:
+    """What a request asks. Raises ServingError INVALID_INPUT naming the field, UNSUPPORTED for what is not built.
+
+    raw  its raw_input_contents where they are not in the message
+    """
     name = require_text(request.model_name, "model_name", MAX_NAME_BYTES)
     if not name:
         raise invalid_input("model_name", "required")
     require_text(request.id, "id", MAX_NAME_BYTES)
     tensors = request.inputs
-    raw = request.raw_input_contents
+    if raw is None:
+        raw = request.raw_input_contents
     if len(tensors) > limits.max_features:
         raise invalid_input("inputs", f"{len(tensors)} tensors, limit {limits.max_features} (max_features)")
     if raw and len(raw) != len(tensors):
@@ -140,7 +146,7 @@ def encode_infer(result: InferResult, request_id: str) -> pb.ModelInferResponse:
 # tensors in
 
 
-def _decode(tensor: pb.ModelInferRequest.InferInputTensor, data: bytes | None, index: int) -> Array:
+def _decode(tensor: pb.ModelInferRequest.InferInputTensor, data: bytes | memoryview | None, index: int) -> Array:
     datatype = tensor.datatype
     stored = _STORED.get(datatype, _UNKNOWN)
     if stored is _UNKNOWN:
@@ -162,6 +168,8 @@ def _decode(tensor: pb.ModelInferRequest.InferInputTensor, data: bytes | None, i
             expected_bytes=expected,
         )
     array = np.frombuffer(data, stored).reshape(shape)
+    if not array.flags.aligned:  # runtimes read whole numbers
+        array = array.copy()
     if datatype == "BOOL":
         if size and array.max() > 1:
             raise invalid_input(f"raw_input_contents[{index}]", f"a boolean of value {array.max()}, must be 0 or 1")
@@ -203,12 +211,16 @@ def _decode_typed(
     return np.array(values, stored).reshape(shape)
 
 
-def _decode_elements(data: bytes, where: str, shape: tuple[int, ...], size: int) -> npt.NDArray[np.object_]:
+def _decode_elements(
+    data: bytes | memoryview, where: str, shape: tuple[int, ...], size: int
+) -> npt.NDArray[np.object_]:
     if size > _MAX_ELEMENTS:
         raise invalid_input(where, f"{size} elements of BYTES, limit {_MAX_ELEMENTS}", limit=_MAX_ELEMENTS)
     if size * 4 > len(data):
         raise invalid_input(where, f"{len(data)} bytes, {size} elements have at least {size * 4}")
-    elements, at = [], 0
+    elements: list[bytes] = []
+    at = 0
+    data = bytes(data)
     for index in range(size):
         if at + 4 > len(data):
             raise invalid_input(where, f"{len(data)} bytes, the length of element {index} is missing")
