@@ -106,11 +106,12 @@ def build_methods(
     limits = limits or InputLimits()
     observer = observer or NoObserver()
     generation = GenerationService(jobs.generate, stall_s=stall_s)
+    inference = InferenceService(jobs.infer, models, health, limits)
     rpcs: list[_Rpc] = [
         *ClassificationService(jobs, limits).rpcs,
         *EmbeddingService(jobs, limits).rpcs,
         *generation.rpcs,
-        *InferenceService(jobs.infer, models, health, limits).rpcs,
+        *inference.rpcs,
         *_looking(models),
         *health.rpcs,
     ]
@@ -125,6 +126,8 @@ def build_methods(
     built = _assembled(rpcs, health, workers, observer)
     generate = generation.stream_method(workers, observer)
     built[generate.name] = generate
+    infer = inference.stream_method(jobs.generate.stream, workers=workers, observer=observer, stall_s=stall_s)
+    built[infer.name] = infer
     for rpc in changing:
         built.setdefault(rpc.name, denied_method(rpc.name, Kind.UNARY, observer))
     for module in (*_BUILT, *_CATALOGS):

@@ -33,7 +33,7 @@ from headrace_server.rpc.status import prefixed
 from headrace_server.rpc.transport.call import Call, Kind, Method
 from headrace_server.serving.context import RequestContext, Timings
 
-__all__ = ["MAX_BYTES_IN_FLIGHT", "MAX_ROWS_IN_FLIGHT", "WINDOW", "StreamRpc", "stream_method"]
+__all__ = ["MAX_BYTES_IN_FLIGHT", "MAX_ROWS_IN_FLIGHT", "WINDOW", "StreamRpc", "add_timings", "stream_method"]
 
 WINDOW = 16
 MAX_BYTES_IN_FLIGHT = 16 * 1024 * 1024
@@ -246,7 +246,7 @@ class _Stream(Generic[RequestT]):
                     self._waiting.popleft()
             else:
                 self._rows_in_flight -= slot.num_rows
-                _add(self._exchange.context.timings, slot.context.timings)
+                add_timings(self._exchange.context.timings, slot.context.timings)
             if error is not None and not slot.dropped:
                 unwanted = self._drop_after(slot)
         for context in unwanted:
@@ -321,7 +321,8 @@ class _Stream(Generic[RequestT]):
         conclude()
 
 
-def _add(total: Timings, part: Timings) -> None:
+def add_timings(total: Timings, part: Timings) -> None:
+    """The sums of a stream over its requests, and the largest batch."""
     total.queue_ns += part.queue_ns
     total.preprocess_ns += part.preprocess_ns
     total.infer_ns += part.infer_ns

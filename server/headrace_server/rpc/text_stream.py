@@ -11,8 +11,6 @@ call.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import threading
 import time
 from collections import deque
@@ -27,6 +25,7 @@ from headrace_server.rpc.codec.generation import decode_generate, encode_delta, 
 from headrace_server.rpc.dispatch import parse
 from headrace_server.rpc.exchange import Exchange
 from headrace_server.rpc.observer import RpcObserver
+from headrace_server.rpc.stalls import Stalls
 from headrace_server.rpc.transport.call import Call, Kind, Method
 from headrace_server.serving.context import RequestContext
 
@@ -39,7 +38,7 @@ Begin = Callable[[GenerateQuery, RequestContext, "TextStream"], None]
 
 def text_stream_method(name: str, begin: Begin, *, workers: Workers, observer: RpcObserver, stall_s: float) -> Method:
     """The method as a transport serves it; `begin` is `Generate.stream`."""
-    stalls = _Stalls()
+    stalls = Stalls()
 
     def handle(call: Call) -> None:
         exchange = Exchange(call, observer)
@@ -66,7 +65,7 @@ def _work(begin: Begin, stream: TextStream, waited_ns: int) -> None:
 class TextStream:
     """One call's side of a generation: a listener of `Generate.stream`."""
 
-    def __init__(self, exchange: Exchange, stalls: _Stalls, stall_s: float) -> None:
+    def __init__(self, exchange: Exchange, stalls: Stalls, stall_s: float) -> None:
         self.exchange = exchange
         self._stalls = stalls
         self._stall_s = stall_s
@@ -155,30 +154,3 @@ class _Backlog:
         if self._last.get(delta.choice) is first:
             del self._last[delta.choice]
         return delta
-
-
-class _Stalls:
-    """Runs callbacks when their time has come: one thread, started by the first."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._watched: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
-        self._thread: threading.Thread | None = None
-
-    def watch(self, limit: float, callback: Callable[[], None]) -> None:
-        """Runs `callback` at `limit`, `time.monotonic()` seconds."""
-        with self._changed:
-            heapq.heappush(self._watched, (limit, next(self._order), callback))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="headrace-stalls", daemon=True)
-                self._thread.start()
-            self._changed.notify()
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._watched or self._watched[0][0] > time.monotonic():
-                    self._changed.wait(self._watched[0][0] - time.monotonic() if self._watched else None)
-                _, _, callback = heapq.heappop(self._watched)
-            callback()

@@ -10,14 +10,19 @@ from typing import Any
 from headrace_server.config import InputLimits
 from headrace_server.errors import Reason, ServingError
 from headrace_server.jobs.infer_queries import InferQuery, InferResult
+from headrace_server.rpc.admission import Workers
 from headrace_server.rpc.codec.inference import decode_infer, encode_infer, queue_timeout_s
+from headrace_server.rpc.codec.inference_text import TextRequest, decode_text_request
 from headrace_server.rpc.dispatch import Deferred, UnaryRpc
 from headrace_server.rpc.health import Health
 from headrace_server.rpc.inference import messages as pb
 from headrace_server.rpc.inference.descriptions import describe_config, describe_metadata
+from headrace_server.rpc.inference.stream import Begin, infer_stream_method
 from headrace_server.rpc.inference.versions import find_versions, known_view, meant
 from headrace_server.rpc.jobs import Job
 from headrace_server.rpc.listing import ModelListing
+from headrace_server.rpc.observer import RpcObserver
+from headrace_server.rpc.transport.call import Method
 from headrace_server.serving.context import RequestContext
 
 __all__ = ["EXTENSIONS", "SERVICE", "InferenceService"]
@@ -102,9 +107,35 @@ class InferenceService:
         return pb.ModelConfigResponse(config=describe_config(request.name, model, signature))
 
     def infer(self, request: pb.ModelInferRequest, context: RequestContext) -> Deferred:
+        return self._submit(request, self._decode(request, context), context)
+
+    def stream_infer(self, request: pb.ModelInferRequest, context: RequestContext) -> Deferred | TextRequest:
+        """One request of a stream: as `infer`, or a generation to begin."""
+        query = self._decode(request, context)
+        versions, task = find_versions(self._models, request.model_name)
+        model = meant(versions, request.model_version).model
+        if task is None and model is not None and model.generator is not None:
+            return decode_text_request(request, query)
+        return self._submit(request, query, context)
+
+    def stream_method(self, generate: Begin, *, workers: Workers, observer: RpcObserver, stall_s: float) -> Method:
+        """ModelStreamInfer, as a transport serves it; `generate` is `Generate.stream`."""
+        return infer_stream_method(
+            f"{SERVICE}/ModelStreamInfer",
+            self.stream_infer,
+            generate,
+            workers=workers,
+            observer=observer,
+            stall_s=stall_s,
+        )
+
+    def _decode(self, request: pb.ModelInferRequest, context: RequestContext) -> InferQuery:
         query = decode_infer(request, self._limits)
         waits_s = queue_timeout_s(request)
         if waits_s is not None:
             latest = time.monotonic() + waits_s
             context.deadline = latest if context.deadline is None else min(latest, context.deadline)
+        return query
+
+    def _submit(self, request: pb.ModelInferRequest, query: InferQuery, context: RequestContext) -> Deferred:
         return Deferred(self._infer.submit(query, context), partial(encode_infer, request_id=request.id))
