@@ -78,6 +78,41 @@ def test_a_reader_that_stops_loses_its_call_and_its_slots(serving: Serving) -> N
         assert num_tokens(read) < 8 * 240
 
 
+@pytest.mark.parametrize("transport", ["direct", "aio"])
+def test_a_finished_stream_that_nobody_reads_to_its_end_is_cut(repository: Path, transport: str) -> None:
+    queue = {"stream_high_water": 8192, "stream_hard_limit": 16_384}  # takes it all: the stream never blocks
+    with (
+        serving_models(repository, transport, stream_stall_s=STALL_S, **queue) as serving,
+        grpc.insecure_channel(serving.address, NARROW) as channel,
+    ):
+        call = generate(channel, **MUCH)
+        next(call)
+        assert eventually(lambda: decoder_of(serving).num_active == 0)
+        assert serving.server.num_calls == 1
+        assert eventually(lambda: serving.server.num_calls == 0, 2 * STALL_S + 5), "ended long before its deadline"
+        read = []
+        with pytest.raises(grpc.RpcError) as failed:
+            read.extend(call)
+        assert failed.value.code() is grpc.StatusCode.CANCELLED
+        assert num_tokens(read) < 8 * 240
+
+
+@pytest.mark.parametrize("transport", ["direct", "aio"])
+def test_a_finished_stream_that_is_read_slowly_is_read_whole(repository: Path, transport: str) -> None:
+    queue = {"stream_high_water": 8192, "stream_hard_limit": 16_384}
+    with (
+        serving_models(repository, transport, stream_stall_s=STALL_S / 2, **queue) as serving,
+        grpc.insecure_channel(serving.address, NARROW) as channel,
+    ):
+        call, began, tokens = generate(channel, **MUCH), time.monotonic(), 0
+        for number, message in enumerate(call):
+            tokens += len(message.tokens)
+            if number % 200 == 0:
+                time.sleep(STALL_S / 4)
+        assert tokens == 8 * 240
+        assert time.monotonic() - began > STALL_S
+
+
 def test_a_reader_slower_than_the_decoder_gets_everything(serving: Serving) -> None:
     call, tokens, texts, summaries, largest = generate(serving.channel, **MUCH), [0] * 8, [""] * 8, 0, 0
     for number, message in enumerate(call):

@@ -6,13 +6,15 @@
 
 A slow caller keeps nobody waiting, and its generation ends in its own time and frees its slot: all that waits is text,
 as much as its max_tokens can make, in messages of a bounded size. A caller that reads nothing for `stall_s` loses its
-call.
+call, also when all has been said and only waits to be read.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -94,6 +96,7 @@ class TextStream:
             self._over = True
             blocked = self._blocked % 2 == 1  # who reads nothing would never come to what stands behind the queue
         self.exchange.fail(error, after_queued=not blocked)
+        self._watch_rest()
 
     def _flush(self) -> None:
         """Sends what waits while the call takes it; then the summary and the end. Under the lock."""
@@ -106,6 +109,7 @@ class TextStream:
                 self._over = True
                 call.send(pb.GenerateResponse(summary=encode_summary(self._summary)).SerializeToString())
                 self.exchange.finish()
+                self._watch_rest()
             else:
                 return
 
@@ -119,6 +123,10 @@ class TextStream:
             self._blocked += 1
             self._flush()
 
+    def _watch_rest(self) -> None:
+        """The call has ended here; what it has queued must still be read."""
+        _cut_if_unread(self._stalls, self._stall_s, weakref.ref(self.exchange.call), sys.maxsize)
+
     def _give_up(self, blocked: int) -> None:
         """Ends the call if it is still blocked as it was."""
         with self._lock:
@@ -128,6 +136,18 @@ class TextStream:
         self.exchange.context.cancel()
         self.exchange.call.cancel()
         self.exchange.abandon()
+
+
+def _cut_if_unread(stalls: Stalls, stall_s: float, weak_call: weakref.ref[Call], before: int) -> None:
+    """Resets an ended call that still has as much to send as `before`; looks again later where it has less."""
+    call = weak_call()
+    left = 0 if call is None else call.num_unsent
+    if call is None or not left:
+        return
+    if left < before:
+        stalls.watch(time.monotonic() + stall_s, partial(_cut_if_unread, stalls, stall_s, weak_call, left))
+    else:
+        call.cancel()
 
 
 class _Backlog:

@@ -89,6 +89,12 @@ class Call(Protocol):
     def on_writable(self, callback: Callable[[], None]) -> None:
         """Runs `callback` once when the outbound queue is below half its high-water mark, or the call is over."""
 
+    @property
+    def num_unsent(self) -> int:
+        """Stream messages, and the status behind them, that the connection has not taken yet; never more again after
+        `finish`, and 0 once the call is over for good."""
+        ...
+
     def wait_writable(self, timeout_s: float | None = None) -> bool:
         """Blocks until writable. False: the call is over or the time is up. Never on the transport's own thread."""
         ...

@@ -114,6 +114,13 @@ class AioCall(CallState):
         self._server.wake(self)
         return writable
 
+    @property
+    def num_unsent(self) -> int:
+        with self._lock:
+            if self._context is None:
+                return 0
+            return len(self._out or ()) + self._writing + (self._answer is not None)
+
     def cancel(self) -> None:
         with self._lock:
             if self._reset:

@@ -109,6 +109,13 @@ class DirectCall(Batches):
             self._reset(self._server.refusals.slow_reader)
         return False
 
+    @property
+    def num_unsent(self) -> int:
+        with self._lock:
+            if self._released:
+                return 0
+            return len(self._out or ()) + self._sending + (self._final or self._answer is not None)
+
     def cancel(self) -> None:
         with self._lock:
             self._reset(None)
