@@ -10,6 +10,7 @@ precision  auto        what the graph's weights are
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
@@ -20,13 +21,13 @@ from headrace_server.engines.devices import device_unavailable, split_device
 from headrace_server.engines.onnx import OnnxEngine
 from headrace_server.engines.onnx_copied_decode import CopiedDecode
 from headrace_server.engines.onnx_decode import SharedBufferDecode
-from headrace_server.engines.onnx_session import available_providers
+from headrace_server.engines.onnx_session import available_providers, load_runtime
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.generation import CacheKind
 from headrace_server.models.model import Model
 from headrace_server.models.onnx_header import OnnxHeader, read_onnx_header
 
-__all__ = ["create_decode_state", "create_engine"]
+__all__ = ["create_decode_state", "create_engine", "prepare_runtime"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,13 @@ def create_decode_state(model: Model, options: EngineOptions, budget: ThreadBudg
         *(spec.policy.max_slots, spec.max_length, info.num_threads, info.load_time_ms),
     )
     return state
+
+
+def prepare_runtime() -> None:
+    """Imports what every engine stands on, so that it counts as no model's memory; where that is not there, the first
+    engine says so."""
+    with contextlib.suppress(ServingError):
+        load_runtime()
 
 
 def _resolve_device(requested: str) -> tuple[str, str, dict[str, str]]:

@@ -29,12 +29,13 @@ from headrace_server.jobs.generation_queries import (
     GenerationSummary,
 )
 from headrace_server.jobs.generation_run import GenerationRun
-from headrace_server.jobs.submission import Leases, as_serving_error
+from headrace_server.jobs.leasing import Leases, as_serving_error, when_leased
 from headrace_server.models.generation import GenerationDefaults
 from headrace_server.models.generator import Generator
 from headrace_server.models.model import Task
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.decoder.sequence import SamplingOptions, SequenceRequest
+from headrace_server.serving.repository import Lease
 from headrace_server.serving.text_servable import TextServable
 
 __all__ = ["Generate", "GenerationListener"]
@@ -76,18 +77,22 @@ class Generate:
                 CANCELLED, SHUTTING_DOWN
         """
         try:
-            self._begin(query, context, listener)
-        except BaseException as error:
-            listener.on_error(as_serving_error(error))
+            check_generate(query, self._limits)
+        except ServingError as error:
+            listener.on_error(error)
+            return
+        when_leased(
+            self._versions,
+            query.model,
+            context,
+            lambda lease: self._begin(lease, query, context, listener),
+            listener.on_error,
+        )
 
-    def _begin(self, query: GenerateQuery, context: RequestContext, listener: GenerationListener) -> None:
-        check_generate(query, self._limits)
-        ref = query.model
-        lease = self._versions.acquire(ref.name, version=ref.version, label=ref.label, routing_key=ref.routing_key)
+    def _begin(self, lease: Lease, query: GenerateQuery, context: RequestContext, listener: GenerationListener) -> None:
         started = perf_counter_ns()
         try:
             servable = lease.servable
-            context.timings.model, context.timings.model_version = servable.model.name, servable.model.version
             require_task(servable.model, Task.GENERATE)
             assert isinstance(servable, TextServable), "the task is that of models that generate text"
             text, prompt = _prompt(query, servable.generator)

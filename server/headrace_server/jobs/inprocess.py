@@ -60,6 +60,7 @@ from headrace_server.models.inputs import (
 from headrace_server.models.model import PrepareOptions
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.repository import Repository
+from headrace_server.serving.residence import ModelResting
 
 __all__ = ["AnyInput", "InProcess", "Jobs"]
 
@@ -229,7 +230,12 @@ class InProcess:
     def _reads_images(self, ref: ModelRef | None) -> bool:
         if ref is None:
             return False
-        lease = self._repository.acquire(ref.name, version=ref.version, label=ref.label, routing_key=ref.routing_key)
+        try:
+            lease = self._repository.acquire(
+                ref.name, version=ref.version, label=ref.label, routing_key=ref.routing_key
+            )
+        except ModelResting as resting:
+            return resting.model is not None and "image" in resting.model.input_kinds
         try:
             return "image" in lease.servable.model.input_kinds
         finally:

@@ -4,6 +4,8 @@
     engine worker                                         └─▶ finish (top-k, labels, …) ─▶ release ─▶ answer ─▶ offer
                                                               a copy, where a shadow is to get one
 
+A request whose version rests, out of memory, waits without a thread and goes on from `acquire` on the parking thread.
+
 A job's future never raises anything but ServingError. It cannot be cancelled by its holder: cancelling belongs to the
 RequestContext, which the batcher listens to.
 """
@@ -11,13 +13,13 @@ RequestContext, which the batcher listens to.
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from time import perf_counter_ns
 from typing import Any, Protocol, TypeVar
 
-from headrace_server.errors import Reason, ServingError
+from headrace_server.errors import ServingError
+from headrace_server.jobs.leasing import Leases, as_serving_error, refuse_the_dead, when_leased
 from headrace_server.jobs.queries import ModelRef
 from headrace_server.models.model import Model, Row, Task
 from headrace_server.serving.batch import RowResult
@@ -33,14 +35,6 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 Finish = Callable[[Sequence[RowResult]], R]
 Admit = Callable[[Model], tuple[Task, Sequence[Row], Finish[R]]]
-
-
-class Leases(Protocol):
-    """Who hands out loaded versions: a repository, or what stands for a single version."""
-
-    def acquire(self, name: str, *, version: str = "", label: str = "", routing_key: str = "") -> Lease:
-        """A lease to be given back once. Raises ServingError as `Repository.acquire` does."""
-        ...
 
 
 class Copies(Protocol):
@@ -62,18 +56,31 @@ class Submissions:
     def through_model(self, ref: ModelRef, context: RequestContext, admit: Admit[R]) -> Future[R]:
         """Future of what `finish` makes of the rows' results, one a row in order.
 
-        admit    runs here: checks the request against the model; gives the task, the rows and `finish`
+        admit    runs here, or on the parking thread: checks the request against the model; gives the task, the rows and
+                 `finish`
         finish   runs on the engine's worker, so it is quick and keeps no rows alive
 
         Both may be asked again, of another version, where that gets a copy of the request: they change nothing.
         """
         future: Future[R] = _new_future()
-        try:
-            _refuse_the_dead(context)
-            lease = self._acquire(ref, context)
-        except BaseException as error:
-            future.set_exception(as_serving_error(error))
-            return future
+        when_leased(
+            self._versions,
+            ref,
+            context,
+            lambda lease: self._submit(lease, context, admit, future),
+            future.set_exception,
+        )
+        return future
+
+    def with_model(self, ref: ModelRef, context: RequestContext, compute: Callable[[Model], R]) -> Future[R]:
+        """Future of what `compute` makes with the model alone, where `through_model` admits: a request of no rows."""
+        future: Future[R] = _new_future()
+        when_leased(
+            self._versions, ref, context, lambda lease: _compute(lease, context, compute, future), future.set_exception
+        )
+        return future
+
+    def _submit(self, lease: Lease, context: RequestContext, admit: Admit[R], future: Future[R]) -> None:
         started = perf_counter_ns()
         try:
             model = lease.servable.model
@@ -88,7 +95,7 @@ class Submissions:
             failure = as_serving_error(error)
             lease.end(context.timings, 0, ended_as(failure.reason, context))
             future.set_exception(failure)
-            return future
+            return
 
         def settle(batch: Future[list[RowResult]]) -> None:
             try:
@@ -108,35 +115,20 @@ class Submissions:
                     self._copies.offer(model.name, lease.shadow, admit, rows, answer)
 
         batch.add_done_callback(settle)
-        return future
 
-    def with_model(self, ref: ModelRef, context: RequestContext, compute: Callable[[Model], R]) -> Future[R]:
-        """Future, already done, of what `compute` makes with the model alone, on this thread: a request of no rows."""
-        future: Future[R] = _new_future()
-        try:
-            _refuse_the_dead(context)
-            lease = self._acquire(ref, context)
-        except BaseException as error:
-            future.set_exception(as_serving_error(error))
-            return future
-        started = perf_counter_ns()
-        try:
-            answer = compute(lease.servable.model)
-            context.timings.prepared(started, perf_counter_ns(), "tokenise")
-        except BaseException as error:
-            failure = as_serving_error(error)
-            lease.end(context.timings, 0, ended_as(failure.reason, context))
-            future.set_exception(failure)
-        else:
-            lease.end(context.timings, 0)
-            future.set_result(answer)
-        return future
 
-    def _acquire(self, ref: ModelRef, context: RequestContext) -> Lease:
-        lease = self._versions.acquire(ref.name, version=ref.version, label=ref.label, routing_key=ref.routing_key)
-        context.timings.model = lease.servable.model.name
-        context.timings.model_version = lease.servable.model.version
-        return lease
+def _compute(lease: Lease, context: RequestContext, compute: Callable[[Model], R], future: Future[R]) -> None:
+    started = perf_counter_ns()
+    try:
+        answer = compute(lease.servable.model)
+        context.timings.prepared(started, perf_counter_ns(), "tokenise")
+    except BaseException as error:
+        failure = as_serving_error(error)
+        lease.end(context.timings, 0, ended_as(failure.reason, context))
+        future.set_exception(failure)
+    else:
+        lease.end(context.timings, 0)
+        future.set_result(answer)
 
 
 def _made_here(task: Task, rows: Sequence[Row]) -> bool:
@@ -149,7 +141,7 @@ def answered(context: RequestContext, compute: Callable[[], R]) -> Future[R]:
     future: Future[R] = _new_future()
     started = perf_counter_ns()
     try:
-        _refuse_the_dead(context)
+        refuse_the_dead(context)
         answer = compute()
     except BaseException as error:
         future.set_exception(as_serving_error(error))
@@ -166,26 +158,7 @@ def refused(error: ServingError) -> Future[Any]:
     return future
 
 
-def as_serving_error(error: BaseException) -> ServingError:
-    """`error` if it was meant for callers; else INTERNAL, with what happened kept for the log."""
-    if isinstance(error, ServingError):
-        return error
-    internal = ServingError(
-        Reason.INTERNAL, "the request could not be computed", detail="".join(traceback.format_exception(error))
-    )
-    internal.__cause__ = error
-    return internal
-
-
 def _new_future() -> Future[Any]:
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()  # from here on `cancel` by a holder is refused, so results always fit
     return future
-
-
-def _refuse_the_dead(context: RequestContext) -> None:
-    """Raises ServingError CANCELLED or DEADLINE_EXCEEDED for a request that nobody waits for any more."""
-    if context.cancelled:
-        raise ServingError(Reason.CANCELLED, "the request was cancelled")
-    if context.expired:
-        raise ServingError(Reason.DEADLINE_EXCEEDED, "the deadline passed before the request was prepared")

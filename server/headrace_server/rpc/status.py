@@ -92,6 +92,8 @@ CODES = MappingProxyType(
         Reason.CANCELLED: Code.CANCELLED,
         Reason.MODEL_INVALID: Code.FAILED_PRECONDITION,
         Reason.DEVICE_UNAVAILABLE: Code.FAILED_PRECONDITION,
+        # No room beside what is in use: others go idle, so a later try may do.
+        Reason.MEMORY_EXHAUSTED: Code.RESOURCE_EXHAUSTED,
         Reason.CONFIG_INVALID: Code.FAILED_PRECONDITION,
         # Not for who asks, but for where: what changes a server is asked on its management listener.
         Reason.PERMISSION_DENIED: Code.PERMISSION_DENIED,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace_server.config import ThreadBudget
+from headrace_server.engines.factory import prepare_runtime
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.layout import fingerprint
 from headrace_server.models.load import LoadDefaults, load_model
@@ -15,14 +16,17 @@ from headrace_server.models.model import Model
 from headrace_server.serving.batch import BatchObserver
 from headrace_server.serving.decoder.observer import DecoderObserver
 from headrace_server.serving.loading import load_servable
+from headrace_server.serving.memory import MemoryBudget
 from headrace_server.serving.servable import Servable
 from headrace_server.serving.version import Version
 from headrace_server.serving.version_observer import VersionObserver
+from headrace_server.telemetry.stalls import StallMeter
 
-__all__ = ["Check", "Loader"]
+__all__ = ["Check", "Loader", "TakeRoom"]
 
 logger = logging.getLogger(__name__)
 
+TakeRoom = Callable[[Version, Model], None]  # before the engine is made; raises ServingError where there is none
 Check = Callable[[Servable], None]  # raises ServingError where a servable does not answer as it should
 
 
@@ -31,6 +35,8 @@ class Loader:
 
     check  told of every servable before it may serve
     admit  told of every model before its engine is made: raises ServingError where it may not be
+    memory told how much the process has grown
+    stalls measures for how long nobody else could run meanwhile
     """
 
     def __init__(
@@ -42,6 +48,8 @@ class Loader:
         decoders: DecoderObserver | None = None,
         check: Check | None = None,
         admit: Callable[[Model], None] | None = None,
+        memory: MemoryBudget | None = None,
+        stalls: StallMeter | None = None,
     ) -> None:
         self._defaults = defaults or LoadDefaults()
         self._threads = threads or ThreadBudget()
@@ -49,24 +57,39 @@ class Loader:
         self._decoders = decoders
         self._check = check
         self._admit = admit
+        self._memory = memory or MemoryBudget()
+        self._stalls = stalls or StallMeter()
 
-    def load(self, entry: Version, folder: Path) -> tuple[Servable | None, str]:
+    def load(
+        self, entry: Version, folder: Path, take_room: TakeRoom | None = None
+    ) -> tuple[Servable | None, ServingError | None]:
         """The servable, or None and why not, which is in the log by then. Fills in the record's model and files."""
         started = time.monotonic()
         try:
-            servable = self._load(entry, folder)
+            with self._stalls.watch() as stalls:
+                servable = self._load(entry, folder, take_room)
         except ServingError as error:
             logger.error("model %s/%s: not loaded: %s %s", entry.name, entry.version, error.message, error.detail)
-            return None, error.message
+            return None, error
         except BaseException:
             logger.exception("model %s/%s: not loaded", entry.name, entry.version)
-            return None, "a fault of the server; its log says more"
-        logger.info("model %s/%s: ready in %.2f s", entry.name, entry.version, time.monotonic() - started)
-        return servable, ""
+            return None, ServingError(Reason.INTERNAL, "a fault of the server; its log says more")
+        logger.info(
+            "model %s/%s: ready in %.2f s; others were stalled for at most %.0f ms",
+            *(entry.name, entry.version, time.monotonic() - started, stalls.longest_s * 1e3),
+        )
+        return servable, None
 
-    def _load(self, entry: Version, folder: Path) -> Servable:
+    def _load(self, entry: Version, folder: Path, take_room: TakeRoom | None) -> Servable:
+        prepare_runtime()
+        with self._memory.measured(entry):
+            return self._read(entry, folder, take_room)
+
+    def _read(self, entry: Version, folder: Path, take_room: TakeRoom | None) -> Servable:
         entry.fingerprint = fingerprint(folder)
         entry.model = model = load_model(folder, name=entry.name, version=entry.version, defaults=self._defaults)
+        if take_room is not None:
+            take_room(entry, model)
         if self._admit is not None:
             self._admit(model)
         observer = VersionObserver(entry.statistics, self._batches, self._decoders)

@@ -32,6 +32,7 @@ from headrace_server.serving.version_policy import VersionPolicy
 from headrace_server.serving.version_store import VersionStore
 from headrace_server.serving.versions_file import VersionsFile, read_versions_file
 from headrace_server.serving.watch import Look, VersionName, Watcher, take_look
+from headrace_server.telemetry.stalls import StallMeter
 
 __all__ = ["Lease", "ModelState", "ModelStatus", "Repository"]
 
@@ -51,6 +52,7 @@ class Repository(VersionStore):
     threads    the one budget that every engine divides
     lifecycle  which versions are loaded, how often the directory is looked at, where decisions are kept
     check      given every servable before it may serve; raises ServingError where it does not answer as it should
+    admit      given every model before its engine is made; raises ServingError where it may not be
     stalls     measures for how long a load keeps everything else from running
     batches    told of what models that read rows do; `decoders` of what text generators do; `requests` of all requests
     on_change  called after a version's state or a decision changed, on whichever thread did it, holding no lock
@@ -64,6 +66,7 @@ class Repository(VersionStore):
         threads: ThreadBudget | None = None,
         lifecycle: LifecycleOptions | None = None,
         check: Check | None = None,
+        admit: Callable[[Model], None] | None = None,
         stalls: StallMeter | None = None,
         batches: BatchObserver | None = None,
         decoders: DecoderObserver | None = None,
@@ -79,6 +82,7 @@ class Repository(VersionStore):
             batches=batches,
             decoders=decoders,
             check=check,
+            admit=admit,
             memory=memory,
             stalls=stalls,
         )
@@ -165,6 +169,8 @@ class Repository(VersionStore):
             self._reconcile([model])
             done: Future[ModelStatus] = Future()
             with self._lock:
+                if entry.servable is None:
+                    self.residence.begin_return(entry)
                 done.set_result(model.status_of(entry))
         self._tell()
         return done

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter_ns
 from types import TracebackType
 
@@ -61,6 +62,9 @@ class Version:
     refused      of changed files that could not take its place; they are not tried again
     serve        what an operator who had it loaded wants: True, it shall serve; False, only if asked for; None: nobody
     loaded       what came of it
+    folder       what it is loaded from
+    returning    it rested, and is being brought back into memory
+    last_used    when its last lease was given back, or it became ready; `time.monotonic()`
     """
 
     name: str
@@ -74,6 +78,9 @@ class Version:
     servable: Servable | None = None
     ready_time: float | None = None
     num_leases: int = 0
+    folder: Path | None = None
+    returning: bool = False
+    last_used: float = 0.0
     loaded: Future[ModelStatus] = field(default_factory=Future, repr=False)
     statistics: VersionStatistics = field(default_factory=VersionStatistics, repr=False)
 

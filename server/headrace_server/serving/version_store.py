@@ -2,6 +2,8 @@
 
     LOADING ──▶ READY ──▶ UNLOADING ──▶ UNLOADED          LOADING ──▶ FAILED (with a reason; hides nobody else)
 
+A version that is READY may rest, out of memory: see residence.py.
+
 Two locks. `_control` is held by whoever changes which versions there are, over reads of the directory and writes of the
 state file; `_lock` for moments only, by every request. `_control` is taken first.
 """
@@ -21,6 +23,8 @@ from headrace_server.errors import Reason, Resource, ServingError
 from headrace_server.models.layout import FoundVersion
 from headrace_server.serving.known_model import KnownModel
 from headrace_server.serving.loader import Loader
+from headrace_server.serving.memory import MemoryBudget
+from headrace_server.serving.residence import Residence
 from headrace_server.serving.servable import Servable
 from headrace_server.serving.statistics import RequestObserver, StatisticsSnapshot, VersionStatistics
 from headrace_server.serving.version import Lease, ModelState, ModelStatus, Version
@@ -44,6 +48,8 @@ class VersionStore(ABC):
         requests: RequestObserver | None = None,
         on_change: Callable[[], None] | None = None,
         num_loaders: int = 2,
+        memory: MemoryBudget | None = None,
+        idle_s: float = 0.0,
     ) -> None:
         self._loader = loader
         self._requests = requests
@@ -58,6 +64,16 @@ class VersionStore(ABC):
         self._loaders = ThreadPoolExecutor(num_loaders, thread_name_prefix="load")
         self._closers = ThreadPoolExecutor(1, thread_name_prefix="unload")
         self._num_loads: Counter[tuple[str, str]] = Counter()
+        self.residence = Residence(
+            self._changed,
+            self._models,
+            budget=memory or MemoryBudget(),
+            load=self._load_resting,
+            begin=self._loaders.submit,
+            on_failed=lambda entry: self._choose_serving(self._models[entry.name]),
+            on_change=self._tell,
+            idle_s=idle_s,
+        )
 
     def acquire(self, name: str, *, version: str = "", label: str = "", routing_key: str = "") -> Lease:
         """A lease on a ready version: the one named or labelled, or the one that answers requests which name none.
@@ -77,8 +93,9 @@ class VersionStore(ABC):
                 if not version:
                     shadow = model.shadow_of(entry)
                     by_split = not label and model.choices.split is not None
+            if entry.servable is None:
+                raise self.residence.resting(entry)
             entry.num_leases += 1
-            assert entry.servable is not None
             return Lease(entry.servable, entry, self._give_back, self._requests, shadow, by_split)
 
     def status(self) -> list[ModelStatus]:
@@ -140,6 +157,7 @@ class VersionStore(ABC):
             if not last:
                 self._loaders.shutdown(wait=True)
                 self._closers.shutdown(wait=True)
+        self.residence.join()
 
     # loading
 
@@ -153,7 +171,7 @@ class VersionStore(ABC):
 
     def _begin(self, model: KnownModel, found: FoundVersion, serve: bool | None) -> Version:
         """A version's loading: beside itself where it is ready, else in its own place. Under `_control`."""
-        entry = Version(found.name, found.version, serve=serve)
+        entry = Version(found.name, found.version, serve=serve, folder=found.folder)
         entry.loaded.set_running_or_notify_cancel()
         with self._lock:
             if self._closing:
@@ -169,7 +187,7 @@ class VersionStore(ABC):
         return entry
 
     def _load(self, model: KnownModel, entry: Version, found: FoundVersion) -> None:
-        servable, failure = self._loader.load(entry, found.folder)
+        servable, failure = self._loader.load(entry, found.folder, self.residence.admit)
         with self._control:
             if servable is not None and not self._closing and entry.state is ModelState.LOADING:
                 try:
@@ -177,14 +195,20 @@ class VersionStore(ABC):
                 except ServingError as error:
                     logger.error("model %s/%s: not ready: %s %s", *found[:2], error.message, error.detail)
                     servable.close()
-                    servable, failure = None, error.message
+                    servable, failure = None, error
             with self._lock:
-                status = self._put_in_place(model, entry, servable, failure)
+                status = self._put_in_place(model, entry, servable, "" if failure is None else failure.message)
                 self._changed.notify_all()
             if not self._closing:
                 self._after_load(model)
+        if servable is None:
+            self.residence.release(entry)
         entry.loaded.set_result(status)
         self._tell()
+
+    def _load_resting(self, entry: Version) -> tuple[Servable | None, ServingError | None]:
+        assert entry.folder is not None, "what is ready was loaded from a folder"
+        return self._loader.load(entry, entry.folder, self.residence.admit)
 
     def _put_in_place(self, model: KnownModel, entry: Version, servable: Servable | None, failure: str) -> ModelStatus:
         """What a load has come to, seen by all requests at once. Under the lock."""
@@ -202,6 +226,7 @@ class VersionStore(ABC):
                 old.reason, old.refused = f"replacement failed: {failure}", entry.fingerprint
         else:
             entry.state, entry.ready_time = ModelState.READY, time.time()
+            entry.last_used = time.monotonic()
             if replaces and old is not None:
                 model.add(entry)
                 self._leave(old)
@@ -247,6 +272,8 @@ class VersionStore(ABC):
                 return
         if servable is not None:
             servable.close(timeout_s)
+            del servable
+        self.residence.release(entry)
         with self._lock:
             entry.state = ModelState.UNLOADED
             self._leaving.discard(entry)
@@ -264,6 +291,7 @@ class VersionStore(ABC):
             entry.num_leases -= 1
             if entry.num_leases:
                 return
+            entry.last_used = time.monotonic()
             if self._closing:
                 self._changed.notify_all()
             elif entry.state is ModelState.UNLOADING:
@@ -274,6 +302,7 @@ class VersionStore(ABC):
         """Under the lock."""
         self._closing = True
         self._direct.clear()
+        self.residence.close()
         self._changed.notify_all()
 
     # knowing
