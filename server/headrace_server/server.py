@@ -45,7 +45,7 @@ from headrace_server.jobs.shadow import ShadowCopies
 from headrace_server.jobs.similarity import Similarity
 from headrace_server.jobs.tokenize import Tokenize
 from headrace_server.models.load import LoadDefaults
-from headrace_server.serving.readings import model_readings
+from headrace_server.serving.readings import memory_readings, model_readings
 from headrace_server.serving.repository import ModelState, ModelStatus, Repository
 from headrace_server.serving.rollback import RollbackWatch
 from headrace_server.serving.statistics import RequestObservers
@@ -104,6 +104,7 @@ class Server(InProcess):
             threads=threads,
             lifecycle=self.config.lifecycle,
             check=RecordedRequests(self.config.limits).check,
+            stalls=self.metrics.stalls,
             batches=self.metrics.serving,
             decoders=self.metrics.decoder,
             requests=RequestObservers(self.metrics.serving, self.metrics.traffic),
@@ -123,6 +124,7 @@ class Server(InProcess):
         )
         super().__init__(jobs, self._repository)
         self.metrics.watch(lambda: model_readings(self._repository))
+        self.metrics.watch(lambda: memory_readings(self._repository.residence))
         self.addresses = Addresses()  # where it really listens, once started
         self._num_kernel_threads = threads.kernel_threads
         self._store: CatalogStore | None = None
@@ -157,6 +159,7 @@ class Server(InProcess):
         started = time.monotonic()
         if self._tracing is not None:
             self._tracing.start()
+        self.metrics.stalls.start()
         try:
             self._repository.start()
             self._open_catalogs()
@@ -237,6 +240,7 @@ class Server(InProcess):
             self._tracing.stop()
         if self._admin is not None:
             self._admin.stop()
+        self.metrics.stalls.stop()
         self._stopped.set()
 
     # starting

@@ -20,7 +20,7 @@ from headrace_server.serving.memory import MemoryBudget
 from headrace_server.serving.servable import Servable
 from headrace_server.serving.version import Version
 from headrace_server.serving.version_observer import VersionObserver
-from headrace_server.telemetry.stalls import StallMeter
+from headrace_server.telemetry.stall_meter import StallMeter
 
 __all__ = ["Check", "Loader", "TakeRoom"]
 

@@ -32,7 +32,7 @@ from headrace_server.serving.version_policy import VersionPolicy
 from headrace_server.serving.version_store import VersionStore
 from headrace_server.serving.versions_file import VersionsFile, read_versions_file
 from headrace_server.serving.watch import Look, VersionName, Watcher, take_look
-from headrace_server.telemetry.stalls import StallMeter
+from headrace_server.telemetry.stall_meter import StallMeter
 
 __all__ = ["Lease", "ModelState", "ModelStatus", "Repository"]
 

@@ -5,6 +5,7 @@ headrace_ready                 1 while the server takes requests
 of RPCs, of models at work     rpc_metrics.py, serving_metrics.py, decoder_metrics.py
 of splits and shadows          traffic_metrics.py
 of scans of catalogs           scan_metrics.py
+of threads that could not run  stall_meter.py
 of traces sent                 tracing.py
 of models and transport        what `watch` adds: states, what runs them, rows waiting, calls (server.py)
 of the process                 process_resident_memory_bytes and more, by prometheus-client (Linux)
@@ -22,6 +23,7 @@ from headrace_server.telemetry.instruments import Family, Gauges
 from headrace_server.telemetry.rpc_metrics import RpcMetrics
 from headrace_server.telemetry.scan_metrics import ScanMetrics
 from headrace_server.telemetry.serving_metrics import ServingMetrics
+from headrace_server.telemetry.stall_meter import StallMeter
 from headrace_server.telemetry.traffic_metrics import TrafficMetrics
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Metrics:
         self.traffic = TrafficMetrics()
         self.decoder = DecoderMetrics()
         self.scans = ScanMetrics()
+        self.stalls = StallMeter()
         ready = Gauges("headrace_ready", "1 while the server takes requests.")
         build = Gauges("headrace_build_info", "The server's version.", "version")
         build.child(version).set(1)
@@ -66,6 +69,7 @@ class Metrics:
             *self.traffic.families,
             *self.scans.families,
             *self.decoder.families,
+            *self.stalls.families,
             *(() if tracing is None else tracing.families),
             ready,
             build,

@@ -60,7 +60,7 @@ class StallMeter:
 
     def start(self) -> None:
         """Begins to measure."""
-        self._thread = threading.Thread(target=self._measure, name="headrace-stalls", daemon=True)
+        self._thread = threading.Thread(target=self._measure, name="headrace-stall-meter", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
