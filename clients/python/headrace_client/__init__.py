@@ -54,6 +54,14 @@ from headrace_client.results import (
     Token,
     TokenizedText,
 )
+from headrace_client.versions import (
+    ModelStatistics,
+    RollbackRule,
+    Shadow,
+    ShadowStatistics,
+    Traffic,
+    TrafficSplit,
+)
 
 __all__ = [
     "AsyncClient",
@@ -81,6 +89,7 @@ __all__ = [
     "ItemError",
     "LabelScore",
     "ModelInfo",
+    "ModelStatistics",
     "ModelVersion",
     "NotFound",
     "Overloaded",
@@ -90,8 +99,11 @@ __all__ = [
     "Raw",
     "Recommended",
     "Resource",
+    "RollbackRule",
     "ScanPage",
     "ServerFault",
+    "Shadow",
+    "ShadowStatistics",
     "Similarities",
     "TensorSpec",
     "Tensors",
@@ -100,6 +112,8 @@ __all__ = [
     "Token",
     "TokenLogprob",
     "TokenizedText",
+    "Traffic",
+    "TrafficSplit",
     "Unavailable",
     "Unimplemented",
     "UpsertProgress",

@@ -24,6 +24,7 @@ from headrace.v1 import (
 from headrace_client import requests, responses
 from headrace_client.aio_catalog_calls import AsyncCatalogCalls
 from headrace_client.aio_generation_calls import AsyncGenerationCalls
+from headrace_client.aio_model_calls import AsyncModelCalls
 from headrace_client.channel import (
     HEALTH_METHOD,
     ChannelOptions,
@@ -38,7 +39,6 @@ from headrace_client.requests import Side
 from headrace_client.results import (
     Classifications,
     Embeddings,
-    ModelInfo,
     Ranking,
     Similarities,
     Timings,
@@ -54,7 +54,7 @@ Batch = Input | Sequence[Input]
 Batches = Iterable[Batch] | AsyncIterable[Batch]
 
 
-class AsyncClient(AsyncCatalogCalls, AsyncGenerationCalls):
+class AsyncClient(AsyncCatalogCalls, AsyncGenerationCalls, AsyncModelCalls):
     """Calls a Headrace server from one event loop. Arguments and errors as `Client`."""
 
     def __init__(self, address: str, *, timeout_s: float | None = 30.0, options: ChannelOptions | None = None) -> None:
@@ -167,26 +167,6 @@ class AsyncClient(AsyncCatalogCalls, AsyncGenerationCalls):
         )
         async for response in self._stream(self._embedding.EmbedStream, source, timeout_s):
             yield responses.embeddings(response.response, Timings())
-
-    async def models(self, *, serving_only: bool = False, timeout_s: float | None = None) -> list[ModelInfo]:
-        """Every version of every model, by name and version, without class labels."""
-        found: list[ModelInfo] = []
-        page_token = ""
-        while True:
-            request = requests.list_models_request(page_token, serving_only=serving_only)
-            response, _ = await self._call(self._models.ListModels, request, timeout_s)
-            found += map(responses.model_info, response.models)
-            page_token = response.next_page_token
-            if not page_token:
-                return found
-
-    async def model(
-        self, name: str, *, version: str = "", label: str = "", timeout_s: float | None = None
-    ) -> ModelInfo:
-        """One version of a model, class labels included."""
-        request = requests.get_model_request(name, version, label)
-        response, _ = await self._call(self._models.GetModel, request, timeout_s)
-        return responses.model_info(response.model)
 
     async def is_ready(self, *, timeout_s: float = 1.0) -> bool:
         """Whether a server is there and serving. Never raises for one that is not."""

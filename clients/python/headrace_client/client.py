@@ -31,12 +31,12 @@ from headrace_client.channel import (
 from headrace_client.errors import error_from_rpc
 from headrace_client.generation_calls import GenerationCalls
 from headrace_client.inputs import Input
+from headrace_client.model_calls import ModelCalls
 from headrace_client.options import ClassifyOptions, EmbedOptions, RerankOptions, SimilarityOptions, TokenizeOptions
 from headrace_client.requests import Side
 from headrace_client.results import (
     Classifications,
     Embeddings,
-    ModelInfo,
     Ranking,
     Similarities,
     Timings,
@@ -49,7 +49,7 @@ from headrace_client.trace_context import trace_metadata
 __all__ = ["Client"]
 
 
-class Client(CatalogCalls, GenerationCalls):
+class Client(CatalogCalls, GenerationCalls, ModelCalls):
     """Calls a Headrace server, blocking. Thread-safe: share one among threads.
 
     address    "host:port" or "unix:PATH"
@@ -186,24 +186,6 @@ class Client(CatalogCalls, GenerationCalls):
         )
         for response in self._stream(self._embedding.EmbedStream, source, timeout_s):
             yield responses.embeddings(response.response, Timings())
-
-    def models(self, *, serving_only: bool = False, timeout_s: float | None = None) -> list[ModelInfo]:
-        """Every version of every model, by name and version, without class labels."""
-        found: list[ModelInfo] = []
-        page_token = ""
-        while True:
-            request = requests.list_models_request(page_token, serving_only=serving_only)
-            response, _ = self._call(self._models.ListModels, request, timeout_s)
-            found += map(responses.model_info, response.models)
-            page_token = response.next_page_token
-            if not page_token:
-                return found
-
-    def model(self, name: str, *, version: str = "", label: str = "", timeout_s: float | None = None) -> ModelInfo:
-        """One version of a model, class labels included."""
-        request = requests.get_model_request(name, version, label)
-        response, _ = self._call(self._models.GetModel, request, timeout_s)
-        return responses.model_info(response.model)
 
     def is_ready(self, *, timeout_s: float = 1.0) -> bool:
         """Whether a server is there and serving. Never raises for one that is not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC
 
 import numpy as np
 import numpy.typing as npt
@@ -142,4 +143,9 @@ def model_info(message: model_service_pb2.Model) -> ModelInfo:
         precision=message.engine.precision,
         digest=message.digest,
         format=message.format,
+        version_labels=tuple(message.version_labels),
+        traffic_weight=message.traffic_weight,
+        shadow_sample_rate=message.shadow_sample_rate,
+        ready_time=message.ready_time.ToDatetime(UTC) if message.HasField("ready_time") else None,
+        notes=tuple(message.notes),
     )

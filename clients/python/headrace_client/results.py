@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -158,7 +159,12 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """One version of a model as the server describes it. `class_labels` is empty in lists."""
+    """One version of a model as the server describes it. `class_labels` is empty in lists.
+
+    version_labels      that operators have put on it
+    traffic_weight      in the model's split; 0: none
+    shadow_sample_rate  share of the requests of which it gets a copy; 0: none
+    """
 
     name: str
     version: str
@@ -179,3 +185,8 @@ class ModelInfo:
     precision: str
     digest: str
     format: str
+    version_labels: tuple[str, ...] = ()
+    traffic_weight: int = 0
+    shadow_sample_rate: float = 0.0
+    ready_time: datetime | None = None
+    notes: tuple[str, ...] = ()

@@ -10,7 +10,31 @@ from typing import Annotated
 import typer
 
 from headrace_server.cli.faults import FAILURE, fail, plain_failures, preparing
-from headrace_server.cli.serve import LogFormat, LogLevel, admin_address, log_style
+from headrace_server.cli.management import AUTO, OFF, kept_state, management_address
+from headrace_server.cli.serve import (
+    IdleUnloadS,
+    LogFormat,
+    LogLevel,
+    Management,
+    ManagementOnDataPort,
+    MemoryBudgetMb,
+    PollS,
+    State,
+    TraceEndpoint,
+    TraceSampleRatio,
+    Versions,
+    admin_address,
+    log_style,
+)
+from headrace_server.config import (
+    AdminOptions,
+    CatalogOptions,
+    LifecycleOptions,
+    ManagementOptions,
+    ServerConfig,
+    TracingOptions,
+    TransportOptions,
+)
 
 __all__ = ["demo"]
 
@@ -19,6 +43,7 @@ demo = typer.Typer(help="Build the demo models, serve them, show their answers."
 _DIRECTORY = Path("build/demo-models")
 _CACHE = Path("build/cache")
 _CATALOGS_NAME = "demo-catalogs"  # beside the models
+_LIFECYCLE, _TRACING = LifecycleOptions(), TracingOptions()
 
 Directory = Annotated[Path, typer.Argument(metavar="[DIR]", envvar="HEADRACE_DEMO_MODELS", help="Where they stand.")]
 Catalogs = Annotated[
@@ -106,7 +131,16 @@ def run(
         "127.0.0.1:50051"
     ),
     admin: Annotated[str, typer.Option(envvar="HEADRACE_ADMIN", help="host:port, or off.")] = "127.0.0.1:9090",
+    management: Management = AUTO,
+    management_on_data_port: ManagementOnDataPort = False,
     catalogs: Catalogs = None,
+    versions: Versions = _LIFECYCLE.versions,
+    poll_s: PollS = _LIFECYCLE.poll_s,
+    state: State = OFF,
+    memory_budget_mb: MemoryBudgetMb = _LIFECYCLE.memory_budget_mb,
+    idle_unload_s: IdleUnloadS = _LIFECYCLE.idle_unload_s,
+    trace_endpoint: TraceEndpoint = None,
+    trace_sample_ratio: TraceSampleRatio = _TRACING.sample_ratio,
     once: Annotated[bool, typer.Option("--once", help="End after the tour.")] = False,
     log_level: Annotated[LogLevel, typer.Option(envvar="HEADRACE_LOG_LEVEL")] = LogLevel.WARNING,
     log_format: Annotated[LogFormat, typer.Option(envvar="HEADRACE_LOG_FORMAT")] = LogFormat.AUTO,
@@ -114,7 +148,6 @@ def run(
     """Serve the demo models, ask them one question of each job, and serve on."""
     from headrace_server.cli.running import run_server
     from headrace_server.cli.tour import take_tour
-    from headrace_server.config import AdminOptions, CatalogOptions, ServerConfig, TransportOptions
     from headrace_server.server import Addresses
 
     failed = False
@@ -126,15 +159,26 @@ def run(
             print(f"\nserving {addresses.grpc[0]}; Ctrl-C stops it", flush=True)
         return not once
 
-    with plain_failures():
+    with plain_failures(), kept_state(directory, state) as (state_file, remark):
         config = ServerConfig(
             repository=directory,
             catalogs=CatalogOptions(directory=_catalogs(directory, catalogs)),
             transport=TransportOptions(listen=(listen,)),
             admin=AdminOptions(listen=admin_address(admin)),
+            lifecycle=LifecycleOptions(
+                versions=versions,
+                poll_s=poll_s,
+                state_file=state_file,
+                memory_budget_mb=memory_budget_mb,
+                idle_unload_s=idle_unload_s,
+            ),
+            management=ManagementOptions(
+                listen=management_address(management, [listen]), on_data_port=management_on_data_port
+            ),
+            tracing=TracingOptions(endpoint=trace_endpoint, sample_ratio=trace_sample_ratio),
             log_level=log_level.value,
             log_format=log_style(log_format),
         )
-        run_server(config, when_ready=show)
+        run_server(config, remark=remark, when_ready=show)
     if once and failed:
         raise typer.Exit(FAILURE)

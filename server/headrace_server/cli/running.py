@@ -34,17 +34,21 @@ def run_server(
     *,
     port_file: Path | None = None,
     strict: bool = False,
+    remark: str = "",
     when_ready: Callable[[Addresses], bool] | None = None,
 ) -> None:
     """Serves until SIGINT or SIGTERM; returns after a drain.
 
     strict      one model that cannot be loaded ends it
+    remark      something to say in the log
     when_ready  told where the server listens, once it takes requests; True: serve on, False: end now
     raises      ServingError where it cannot start, or no model can be loaded; typer.Exit
     """
     started = time.monotonic()
     configure_logging(config.log_level, config.log_format)
     logger.info("configuration", extra={"headrace_version": server_version(), **_effective(config)})
+    if remark:
+        logger.warning("%s", remark)
     stop = threading.Event()
     with _signals(stop):
         server = Server(config)
@@ -71,7 +75,14 @@ def _announce(server: Server, addresses: Addresses) -> None:
         print(f"gRPC on {address}", flush=True)
     if addresses.admin:
         print(f"admin on http://{addresses.admin}/metrics", flush=True)
-    listening = {"grpc": list(addresses.grpc), "admin": addresses.admin, "transport": name}
+    if addresses.management:
+        print(f"management on {addresses.management}", flush=True)
+    listening = {
+        "grpc": list(addresses.grpc),
+        "admin": addresses.admin,
+        "management": addresses.management,
+        "transport": name,
+    }
     if reason:
         logger.warning("listening on the fallback transport", extra={**listening, "reason": reason})
     else:
@@ -113,6 +124,7 @@ def _written(path: Path | None, addresses: Addresses) -> Iterator[None]:
         return
     lines = [f"grpc {address}\n" for address in addresses.grpc]
     lines += [f"admin {addresses.admin}\n"] if addresses.admin else []
+    lines += [f"management {addresses.management}\n"] if addresses.management else []
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         fresh.write_text("".join(lines), encoding="utf-8")

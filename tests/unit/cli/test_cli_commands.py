@@ -13,7 +13,7 @@ from unit.models.small_models import write_classifier, write_folder
 
 from headrace_server.cli import running
 from headrace_server.cli.app import app
-from headrace_server.config import ServerConfig
+from headrace_server.config import LifecycleOptions, ManagementOptions, ServerConfig, TracingOptions
 
 
 @pytest.fixture
@@ -35,7 +35,10 @@ def test_options_become_the_configuration(configured: list[tuple[ServerConfig, d
         "--max-batch-size", "4", "--max-delay-ms", "1.5", "--max-queue-rows", "9", "--max-message-bytes", "1000",
         "--max-concurrent-streams", "7", "--no-reflection", "--log-level", "debug", "--log-format", "text",
         "--drain-grace-s", "2", "--port-file", "ports", "--strict", "--tls-cert", "c", "--tls-key", "k",
-        "--tls-client-ca", "a",
+        "--tls-client-ca", "a", "--management", "unix:/tmp/m.sock", "--management-on-data-port",
+        "--versions", "latest:2", "--log-slow-s", "0.5",
+        "--poll-s", "5", "--state", "off", "--memory-budget-mb", "900", "--idle-unload-s", "60",
+        "--trace-endpoint", "http://collector:4318", "--trace-sample-ratio", "0.5",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     ((config, more),) = configured
@@ -52,15 +55,18 @@ def test_options_become_the_configuration(configured: list[tuple[ServerConfig, d
     assert (config.threads.num_workers, config.threads.intra_op_threads) == (3, 2)
     batching = config.batching
     assert (batching.max_batch_size, batching.max_delay_ms, batching.max_queue_rows) == (4, 1.5, 9)
-    assert (config.log_level, config.log_format) == ("debug", "text")
-    assert more == {"port_file": Path("ports"), "strict": True}
+    assert (config.log_level, config.log_format, config.log_slow_s) == ("debug", "text", 0.5)
+    assert config.management == ManagementOptions(listen="unix:/tmp/m.sock", on_data_port=True)
+    assert config.lifecycle == LifecycleOptions(versions="latest:2", poll_s=5, memory_budget_mb=900, idle_unload_s=60)
+    assert config.tracing == TracingOptions(endpoint="http://collector:4318", sample_ratio=0.5)
+    assert more == {"port_file": Path("ports"), "strict": True, "remark": ""}
 
 
 def test_defaults_are_those_of_the_configuration(configured: list[tuple[ServerConfig, dict[str, Any]]]) -> None:
     assert run("serve", "models").exit_code == 0
     ((config, more),) = configured
-    assert config == ServerConfig(repository=Path("models"))
-    assert more == {"port_file": None, "strict": False}
+    assert config == ServerConfig(repository=Path("models"), management=ManagementOptions(listen="127.0.0.1:50052"))
+    assert more == {"port_file": None, "strict": False, "remark": ""}
 
 
 def test_the_environment_stands_in_for_options(configured: list[tuple[ServerConfig, dict[str, Any]]]) -> None:
@@ -90,6 +96,10 @@ def test_the_environment_stands_in_for_options(configured: list[tuple[ServerConf
         (("--device", "gpu"), "--device: 'gpu', one of auto"),
         (("--workers", "-1"), "--workers: -1"),
         (("--drain-grace-s", "-1"), "--drain-grace-s: -1"),
+        (("--versions", "newest"), "--versions: 'newest', one of all, latest, latest:N"),
+        (("--poll-s", "-1"), "--poll-s: -1"),
+        (("--trace-sample-ratio", "2"), "--trace-sample-ratio: 2"),
+        (("--state", "/nowhere/at/all/state.json"), "--state: /nowhere/at/all/state.json cannot be written"),
         (("--tls-cert", "c"), "both a certificate and its key"),
         (("--max-batch-size", "many"), "--max-batch-size"),
         (("--transport", "carrier-pigeon"), "--transport"),
