@@ -28,7 +28,7 @@ print(f"matrix: {sys.argv[1]}:", *(f"{name} {metadata.version(name)}" for name i
 PYTHON
     PYTHONPATH=$PWD/server:$PWD/kernels:$PWD/clients/python:$PWD/protos/gen/python \
         "$venv/bin/python" -m pytest -p no:cacheprovider \
-        tests/contract/test_generated_messages.py tests/contract/test_transport_*.py ${PYTEST_ARGS:-} || failed+=("$end")
+        tests/contract/test_generated_messages.py tests/contract/test_inference_messages.py tests/contract/test_transport_*.py ${PYTEST_ARGS:-} || failed+=("$end")
 done
 if [ ${#failed[@]} -gt 0 ]; then
     echo "matrix: failed on the ${failed[*]} dependencies" >&2
