@@ -132,16 +132,17 @@ def _input(said: RecordedInput, files: VersionFolder, where: str) -> Input:
         return TextInput(said.text, said.pair)
     if said.features is not None:
         return FeaturesInput(said.features)
-    image, raw = said.image, said.bytes
     try:
-        if said.image_file is not None or image is not None:
-            return ImageInput(_beside(files, said.image_file) if image is None else base64.b64decode(image))
-        return BytesInput(_beside(files, said.bytes_file) if raw is None else base64.b64decode(raw))
+        if kinds[0].startswith("image"):
+            return ImageInput(_data(files, said.image, said.image_file))
+        return BytesInput(_data(files, said.bytes, said.bytes_file))
     except (binascii.Error, ValueError):
         raise model_invalid(f"{where}: not base64") from None
     except ServingError as error:
         raise model_invalid(f"{where}: {error.message}") from None
 
 
-def _beside(files: VersionFolder, name: str | None) -> bytes:
-    return files.read_bytes(f"{WARMUP_FOLDER}/{name}")
+def _data(files: VersionFolder, encoded: str | None, beside: str | None) -> bytes:
+    if encoded is not None:
+        return base64.b64decode(encoded, validate=True)
+    return files.read_bytes(f"{WARMUP_FOLDER}/{beside}")

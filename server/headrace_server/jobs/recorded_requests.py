@@ -4,13 +4,13 @@ to answer; and recorded, for a version that is known to be right."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from headrace_server.config import InputLimits, ThreadBudget
 from headrace_server.errors import Reason, ServingError
@@ -18,14 +18,15 @@ from headrace_server.jobs.classify import Classify
 from headrace_server.jobs.embed import Embed
 from headrace_server.jobs.generate import Generate
 from headrace_server.jobs.generation_queries import ChatPrompt, GenerateQuery, SamplingWishes
+from headrace_server.jobs.infer import Infer
+from headrace_server.jobs.infer_queries import InferQuery
 from headrace_server.jobs.queries import ClassifyQuery, EmbedQuery, ModelRef, RerankQuery
 from headrace_server.jobs.recorded_answer import difference
 from headrace_server.jobs.recorded_request import RecordedRequest, parse_recorded, recorded_names
 from headrace_server.jobs.rerank import Rerank
-from headrace_server.jobs.submission import Finish, RowResult, Submissions
 from headrace_server.models.folder import VersionFolder, model_invalid
 from headrace_server.models.load import LoadDefaults, load_model
-from headrace_server.models.model import Model, PrepareOptions, Row, Task
+from headrace_server.models.model import Model, PrepareOptions
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.loading import load_servable
 from headrace_server.serving.servable import Servable
@@ -132,7 +133,9 @@ class RecordedRequests:
                 context,
             )
             return [{"text": each.text, "finish_reason": each.finish_reason.value} for each in written.result().choices]
-        return _infer(leases, request.tensors, name, context).result()
+        tensors = _tensors(leases.servable.model, request.tensors, name)
+        inferred = Infer(leases, limits).submit(InferQuery(model=ModelRef("model"), inputs=tensors), context)
+        return {output: _plain(array) for output, array in inferred.result().outputs.items()}
 
 
 class _OneServable:
@@ -181,28 +184,23 @@ def _record(servable: Servable, requests: RecordedRequests, again: bool) -> list
     return written
 
 
-def _infer(
-    leases: _OneServable, tensors: Mapping[str, Any], where: str, context: RequestContext
-) -> Future[dict[str, Any]]:
-    def admit(model: Model) -> tuple[Task, Sequence[Row], Finish[dict[str, Any]]]:
-        arrays: dict[str, Any] = {}
-        for spec in model.inputs:
-            if spec.name not in tensors:
-                raise model_invalid(f"{where}: tensors.{spec.name}: missing")
-            if spec.dtype not in _NUMBERS:
-                raise model_invalid(f"{where}: tensors.{spec.name}: {spec.dtype} cannot be recorded")
-            try:
-                arrays[spec.name] = np.asarray(tensors[spec.name], dtype=_NUMBERS[spec.dtype])
-            except (ValueError, OverflowError) as error:
-                raise model_invalid(f"{where}: tensors.{spec.name}: not {spec.dtype} ({error})") from None
-        sizes = {len(array) if array.ndim else 0 for array in arrays.values()}
-        if len(sizes) != 1 or 0 in sizes:
-            raise model_invalid(f"{where}: tensors: of different lengths along the first axis, or of none")
-        rows = [Row({name: array[index] for name, array in arrays.items()}) for index in range(sizes.pop())]
-        return Task.INFER, rows, _stacked
-
-    return Submissions(leases).through_model(ModelRef(leases.servable.model.name), context, admit)
+def _tensors(model: Model, said: Mapping[str, Any], where: str) -> dict[str, Any]:
+    arrays: dict[str, Any] = {}
+    for spec in model.inputs:
+        if spec.name not in said:
+            raise model_invalid(f"{where}: tensors.{spec.name}: missing")
+        if spec.dtype not in _NUMBERS:
+            raise model_invalid(f"{where}: tensors.{spec.name}: {spec.dtype} cannot be recorded")
+        try:
+            arrays[spec.name] = np.asarray(said[spec.name], dtype=_NUMBERS[spec.dtype])
+        except (ValueError, TypeError, OverflowError) as error:
+            raise model_invalid(f"{where}: tensors.{spec.name}: not {spec.dtype} ({error})") from None
+    return arrays
 
 
-def _stacked(results: Sequence[RowResult]) -> dict[str, Any]:
-    return {name: np.stack([row[name] for row in results]).tolist() for name in results[0]}
+def _plain(array: npt.NDArray[Any]) -> Any:
+    """Nested lists, of numbers or texts."""
+    if array.dtype.kind in "OS":
+        texts = [each.decode(errors="replace") if isinstance(each, bytes) else str(each) for each in array.flat]
+        return np.asarray(texts, dtype=np.object_).reshape(array.shape).tolist()
+    return array.tolist()

@@ -38,6 +38,7 @@ class KnownModel:
         self.fault = ""
         self.serving: Version | None = None
         self.direct: Version | None = None
+        self._ready: dict[str, Version] = {}
 
     def add(self, entry: Version) -> None:
         """A record, in the place of what had its version."""
@@ -65,7 +66,11 @@ class KnownModel:
         return next((version for version in self.versions if version in may), "")
 
     def choose_serving(self) -> None:
-        """The pinned version, or the newest that is ready; what serves goes on serving while that one loads."""
+        """The pinned version, or the newest that is ready; what serves goes on serving while that one loads.
+
+        To be called whenever a version's state or the choices have changed.
+        """
+        self._ready = {name: entry for name, entry in self.versions.items() if entry.state is ModelState.READY}
         current = self.serving
         keeps = current is not None and current.state is ModelState.READY and current.version not in self.choices.held
         self.serving = None
@@ -83,8 +88,8 @@ class KnownModel:
         self.direct = self.serving if plain else None
 
     def ready(self) -> dict[str, Version]:
-        """Versions that can answer, by name."""
-        return {version: entry for version, entry in self.versions.items() if entry.state is ModelState.READY}
+        """Versions that can answer, by name, as they were when `choose_serving` was last called."""
+        return self._ready
 
     def find(self, version: str, label: str, routing_key: str) -> Version:
         """The ready version that answers. Raises ServingError saying why there is none."""
@@ -96,7 +101,7 @@ class KnownModel:
         elif not version:
             split = self.choices.split
             if split is not None:
-                ready = self.ready()
+                ready = self._ready
                 chosen = ready.get(route(self.name, split.shares, routing_key, ready))
                 if chosen is not None:
                     return chosen
@@ -116,7 +121,7 @@ class KnownModel:
         """Whether requests that name no version get to it."""
         split = self.choices.split
         if split is not None:
-            ready = self.ready()
+            ready = self._ready
             shares = [share for share in split.shares if share.version in ready]
             if shares:
                 some = any(share.weight for share in shares)
