@@ -47,6 +47,14 @@ class Infer:
     def __init__(self, versions: Leases, limits: InputLimits, copies: Copies | None = None) -> None:
         self._submissions = Submissions(versions, copies)
         self._limits = limits
+        self._inline: set[str] = set()  # names of models that computed their last request on the thread that brought it
+
+    def answers_at_once(self, model: str) -> bool:
+        """Whether the model, by its last request, is one of `batching.inline` and is asked by the graph's tensors.
+
+        What it says may be out of date: a request is then prepared where it should not be, and waits its turn as ever.
+        """
+        return model in self._inline
 
     def submit(self, query: InferQuery, context: RequestContext) -> Future[InferResult]:
         """Future of the outputs. Cuts, or prepares, here; answers on an engine's worker.
@@ -78,6 +86,8 @@ class Infer:
             check_wanted(wanted, signature)
         answered = ModelRef(query.model.name, model.version)
         if view.cutter is not None:
+            if model.batching.inline != (query.model.name in self._inline):
+                (self._inline.add if model.batching.inline else self._inline.discard)(query.model.name)
             rows = view.cutter.rows(query.inputs, self._limits.max_inputs)
 
             def finish(results: Sequence[RowResult]) -> InferResult:

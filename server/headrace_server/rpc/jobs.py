@@ -24,7 +24,7 @@ from headrace_server.jobs.queries import (
 from headrace_server.jobs.recommend import Recommend
 from headrace_server.serving.context import RequestContext
 
-__all__ = ["Job", "Jobs"]
+__all__ = ["InferJob", "Job", "Jobs"]
 
 QueryT = TypeVar("QueryT", contravariant=True)
 ResultT = TypeVar("ResultT")
@@ -38,6 +38,14 @@ class Job(Protocol[QueryT, ResultT]):
         ...
 
 
+class InferJob(Job[InferQuery, InferResult], Protocol):
+    """Tensors in, tensors out."""
+
+    def answers_at_once(self, model: str) -> bool:
+        """Whether to ask the model takes no longer than to hand the request to another thread. Never waits."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Jobs:
     """The jobs that are built; those of catalogs where the server was given a directory for them."""
@@ -48,6 +56,6 @@ class Jobs:
     rerank: Job[RerankQuery, RerankResult]
     tokenize: Job[TokenizeQuery, TokenizeResult]
     generate: Generate
-    infer: Job[InferQuery, InferResult]
+    infer: InferJob
     catalogs: Catalogs | None = None
     recommend: Recommend | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from headrace_server.config import InputLimits
 from headrace_server.errors import Reason, ServingError
-from headrace_server.jobs.infer_queries import InferQuery, InferResult
+from headrace_server.jobs.infer_queries import InferQuery
 from headrace_server.rpc.admission import Workers
 from headrace_server.rpc.codec.inference import decode_infer, encode_infer, queue_timeout_s
 from headrace_server.rpc.codec.inference_text import TextRequest, decode_text_request
@@ -19,7 +19,7 @@ from headrace_server.rpc.inference import messages as pb
 from headrace_server.rpc.inference.descriptions import describe_config, describe_metadata
 from headrace_server.rpc.inference.stream import Begin, infer_stream_method
 from headrace_server.rpc.inference.versions import find_versions, known_view, meant
-from headrace_server.rpc.jobs import Job
+from headrace_server.rpc.jobs import InferJob
 from headrace_server.rpc.listing import ModelListing
 from headrace_server.rpc.observer import RpcObserver
 from headrace_server.rpc.transport.call import Method
@@ -42,7 +42,7 @@ class InferenceService:
 
     def __init__(
         self,
-        infer: Job[InferQuery, InferResult],
+        infer: InferJob,
         models: ModelListing,
         health: Health,
         limits: InputLimits,
@@ -71,7 +71,12 @@ class InferenceService:
                 UnaryRpc(name=f"{SERVICE}/{name}", request_type=kind, start=start, light=lambda request: True)
                 for name, (kind, start) in light.items()
             ),
-            UnaryRpc(name=f"{SERVICE}/ModelInfer", request_type=pb.ModelInferRequest, start=self.infer),
+            UnaryRpc(
+                name=f"{SERVICE}/ModelInfer",
+                request_type=pb.ModelInferRequest,
+                start=self.infer,
+                light=lambda request: self._infer.answers_at_once(request.model_name),
+            ),
         ]
 
     def server_ready(self, request: pb.ServerReadyRequest, context: RequestContext) -> pb.ServerReadyResponse:
