@@ -231,7 +231,7 @@ def _rule_message(rule: RollbackRule) -> pb.RollbackRule:
 
 
 def _seconds(message: duration_pb2.Duration) -> float:
-    return message.ToNanoseconds() * 1e-9
+    return message.ToNanoseconds() / 1e9  # not × 1e-9, which makes 30.000000000000004 of 30 s
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:

@@ -10,6 +10,7 @@ from headrace_server.cli.catalog import catalog
 from headrace_server.cli.convert import convert
 from headrace_server.cli.demo import demo
 from headrace_server.cli.inspect import inspect
+from headrace_server.cli.models import models
 from headrace_server.cli.recommend import recommend
 from headrace_server.cli.serve import serve
 from headrace_server.cli.tour import tour
@@ -29,6 +30,7 @@ app.command()(tour)
 app.add_typer(catalog, name="catalog")
 app.add_typer(convert, name="convert")
 app.add_typer(demo, name="demo")
+app.add_typer(models, name="models")
 app.add_typer(recommend, name="recommend")
 
 

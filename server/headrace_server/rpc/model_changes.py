@@ -102,7 +102,7 @@ class ModelChanges:
         versions = versions_of(self._models, model)
         split, shadow = self._models.split(model), self._models.shadow(model)
         return pb.GetTrafficResponse(
-            serving_version=next((status.version for status in versions if status.serving), ""),
+            serving_version=split.main_version or next((each.version for each in versions if each.serving), ""),
             labels={label: status.version for status in versions for label in status.labels},
             split=encode_split(model, split) if split.shares else None,
             shadow_version="" if shadow is None else shadow.version,

@@ -104,7 +104,7 @@ def _encode_rule(rule: RollbackRule) -> pb.RollbackRule:
 
 def _seconds(message: duration_pb2.Duration) -> float:
     """What is no valid duration (its nanos out of range, say) counts as what it adds up to: the limits bound it."""
-    return message.seconds + message.nanos * 1e-9
+    return message.seconds + message.nanos / 1e9
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:
