@@ -20,6 +20,18 @@ from headrace_server.prepare.spam_head import HEAD_PATH, LABELS, SpamHead
 
 __all__ = ["RECIPES", "add_head", "build"]
 
+# Asked of the version before it serves: one mail of each kind, whose scores are within 1e-4 of 1.
+_RECORDED = {
+    "task": "classify",
+    "inputs": [
+        {"text": "Congratulations! You have won a free cruise. Click here to claim your prize now."},
+        {"text": "The patch looks fine to me, but please add a test for the empty list before you merge it."},
+    ],
+    "options": {"top_k": 1},
+    "expected": [[{"label": "spam", "score": 1.0}], [{"label": "ham", "score": 1.0}]],
+    "tolerance": {"absolute": 0.05},
+}
+
 
 def build(folder: Path, open_package: OpenPackage) -> None:
     """Write the version: graph, labels, tokenizer."""
@@ -40,6 +52,8 @@ def build(folder: Path, open_package: OpenPackage) -> None:
     write_tokenizer(folder, archive, max_tokens=MAX_TOKENS)
     for name in ("LICENSE", "NOTICE"):
         (folder / name).write_bytes(archive.read(name))
+    (folder / "warmup").mkdir()
+    (folder / "warmup" / "mails.json").write_text(json.dumps(_RECORDED, indent=2) + "\n", encoding="utf-8")
     _card(head).write(folder)
 
 
