@@ -127,13 +127,12 @@ def _prompt(query: GenerateQuery, generator: Generator) -> tuple[str, Sequence[i
             raise ServingError(
                 Reason.WRONG_TASK, f"model {query.model.name!r} has no chat template; send a prompt instead"
             )
-        text = generator.chat.render(
+        return generator.chat.read(
             given.messages,
             tools=given.tools,
             values=given.template_values,
             add_generation_prompt=given.add_generation_prompt,
         )
-        return text, generator.tokenizer.ids(text, add_special_tokens=False)
     ids = list(given)
     limit = generator.spec.vocabulary_size
     for index, token in enumerate(ids):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headrace_server.models.chat import ChatTemplate
+from headrace_server.models.chat_tokens import ChatTokens
 from headrace_server.models.constraint import ConstraintCompiler
 from headrace_server.models.detokenizer import Detokenizer
 from headrace_server.models.generation import GenerationSpec
@@ -25,7 +26,7 @@ class Generator:
 
     spec: GenerationSpec
     tokenizer: TextTokenizer
-    chat: ChatTemplate | None
+    chat: ChatTokens | None
     constraints: ConstraintCompiler
     _texts: dict[int, str] = field(default_factory=dict, repr=False)  # of tokens, as they come up
 
@@ -45,14 +46,16 @@ def open_generator(source: Source) -> Generator:
     """The folder's generator. Raises ServingError MODEL_INVALID for a folder that cannot be served so."""
     spec = read_generator(source)
     definition = source.files.read_bytes("tokenizer.json").decode(errors="replace")
+    tokenizer = TextTokenizer(definition)
     chat = None
     if spec.chat_template:
-        chat = ChatTemplate(
+        template = ChatTemplate(
             spec.chat_template, special_tokens=spec.special_tokens, max_bytes=spec.policy.max_chat_bytes
         )
+        chat = ChatTokens(template, tokenizer)
     return Generator(
         spec,
-        TextTokenizer(definition),
+        tokenizer,
         chat,
         ConstraintCompiler(definition, vocabulary_size=spec.vocabulary_size, end_ids=sorted(spec.end_ids)),
     )

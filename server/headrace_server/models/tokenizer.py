@@ -122,6 +122,18 @@ class TextTokenizer:
         ids: list[int] = encoding.ids
         return ids
 
+    def plain_ids(self, text: str) -> list[int]:
+        """Token ids of one text in which added tokens are not looked for: their spelling is text like any other."""
+        normalizer, splitter, model = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer, self._tokenizer.model
+        try:
+            normal = text if normalizer is None else normalizer.normalize_str(text)
+            pieces = [normal] if splitter is None else [piece for piece, _ in splitter.pre_tokenize_str(normal)]
+            return [token.id for piece in pieces for token in model.tokenize(piece)]
+        except BaseException as error:
+            raise _as_serving_error(
+                error, ServingError(Reason.INTERNAL, "the tokenizer failed", detail=repr(error))
+            ) from None
+
     def tokenize(
         self, text: str, *, add_special_tokens: bool = True, truncate: bool = False, side: str = ""
     ) -> Tokenization:
