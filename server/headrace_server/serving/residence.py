@@ -149,7 +149,10 @@ class Residence:
                 if self.budget.take(entry, entry.name, entry.version, estimate):
                     return
             with self._changed:
-                if time.monotonic() >= until or not self._may_fit_later(entry, estimate):
+                arriving = self._arriving(entry)
+                if arriving:
+                    until = time.monotonic() + _PATIENCE_S  # from when they are there, and may rest
+                if time.monotonic() >= until or not self._may_fit_later(entry, estimate, arriving):
                     break
                 self._changed.wait(_POLL_S)
         if self._closing:
@@ -224,10 +227,15 @@ class Residence:
             chosen.append(each)
         return [] if lacking > 0 else chosen
 
-    def _may_fit_later(self, entry: Version, estimate: MemoryEstimate) -> bool:
-        """Whether it would fit once the leases of all that may rest were given back. Under the store's lock."""
-        may_rest = [each for model in self._models.values() for each in _in_memory(model) if not _same(each, entry)]
-        return self.budget.lacking(entry, estimate) <= sum(self._gain(each) for each in may_rest)
+    def _arriving(self, entry: Version) -> list[Version]:
+        """Others that are being loaded and are counted already. Under the store's lock."""
+        records = [each for model in self._models.values() for each in model.records() if each is not entry]
+        return [each for each in records if (each.returning or each.state is ModelState.LOADING) and self._gain(each)]
+
+    def _may_fit_later(self, entry: Version, estimate: MemoryEstimate, arriving: list[Version]) -> bool:
+        """Whether it would fit once all that is loaded was there and not leased. Under the store's lock."""
+        there = [each for model in self._models.values() for each in _in_memory(model) if not _same(each, entry)]
+        return self.budget.lacking(entry, estimate) <= sum(self._gain(each) for each in (*there, *arriving))
 
     def _gain(self, entry: Version) -> int:
         holding = self.budget.holding(entry)
@@ -271,7 +279,8 @@ class Residence:
             unused.close()
         if servable is None:
             self._no_return(entry)
-        self._parking.release(entry, error, lambda: self._told(entry, servable is not None))
+        no_room = error if error is not None and error.reason is Reason.MEMORY_EXHAUSTED else None
+        self._parking.release(entry, no_room, lambda: self._told(entry, servable is not None))
         self._on_change()
 
     def _load_again(self, entry: Version) -> tuple[Servable | None, ServingError | None]:
@@ -282,6 +291,9 @@ class Residence:
         except ServingError as error:
             logger.warning("model %s/%s: not brought back: %s", entry.name, entry.version, error.message)
             return None, error
+        except BaseException:  # whoever waits must be told
+            logger.exception("model %s/%s: not brought back", entry.name, entry.version)
+            return None, ServingError(Reason.INTERNAL, "a fault of the server; its log says more")
 
     def _no_return(self, entry: Version) -> None:
         """What a return had counted is free again; the version's description stays where it goes on resting."""

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-__all__ = ["WORDS", "damaged", "fixed_batch", "linear", "text_encoder"]
+__all__ = ["WORDS", "damaged", "fixed_batch", "heavy", "linear", "text_encoder"]
 
 WORDS = [f"w{index}" for index in range(500)]
 _HIDDEN = 32
@@ -56,6 +56,25 @@ def fixed_batch(folder: Path, size: int) -> Path:
     return linear(folder, batch=size)
 
 
+def heavy(folder: Path, factor: float = 2.0, *, size_mb: int = 24) -> Path:
+    """As `linear`, with a table of `size_mb` that every run reads a number of."""
+    weights = [
+        numpy_helper.from_array(np.float32(factor), "k"),
+        numpy_helper.from_array(np.ones(size_mb << 18, np.float32), "table"),
+        numpy_helper.from_array(np.float32(0), "zero"),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["at"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "at"], ["read"]),
+        helper.make_node("Mul", ["read", "zero"], ["nothing"]),
+        helper.make_node("Mul", ["x", "k"], ["times"]),
+        helper.make_node("Add", ["times", "nothing"], ["y"]),
+    ]
+    values = [_value(name, TensorProto.FLOAT, ["n", 4]) for name in "xy"]
+    _save(folder / "model.onnx", nodes, values[:1], values[1:], weights)
+    return folder
+
+
 def damaged(folder: Path) -> Path:
     """A folder whose graph cannot be read."""
     folder.mkdir(parents=True)
@@ -63,8 +82,11 @@ def damaged(folder: Path) -> Path:
     return folder
 
 
-def text_encoder(folder: Path) -> Path:
-    """A sentence embedder in miniature: embedding, one attention block under the mask, feed-forward; random weights."""
+def text_encoder(folder: Path, *, num_embeddings: int = 502) -> Path:
+    """A sentence embedder in miniature: embedding, one attention block under the mask, feed-forward; random weights.
+
+    num_embeddings  32 numbers each: what makes the file large
+    """
     rng = np.random.default_rng(3)
     tokenizer = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1} | {w: i + 2 for i, w in enumerate(WORDS)}, "[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
@@ -80,7 +102,14 @@ def text_encoder(folder: Path) -> Path:
         return numpy_helper.from_array((rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32), name)
 
     h = _HIDDEN
-    shapes = {"table": (502, h), "wq": (h, h), "wk": (h, h), "wv": (h, h), "w1": (h, 4 * h), "w2": (4 * h, h)}
+    shapes = {
+        "table": (num_embeddings, h),
+        "wq": (h, h),
+        "wk": (h, h),
+        "wv": (h, h),
+        "w1": (h, 4 * h),
+        "w2": (4 * h, h),
+    }
     weights = [weight(name, *shape) for name, shape in shapes.items()]
     weights += [
         numpy_helper.from_array(constant, name)
