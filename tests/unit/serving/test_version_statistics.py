@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 
 from headrace_server.errors import Reason
 from headrace_server.serving.batch import StageTimes
@@ -19,6 +24,15 @@ def record(latency_ns: int = 100, rows: int = 1, failure: Reason | None = None, 
     return RequestRecord("m", "1", timings, latency_ns, rows, failure, fault)
 
 
+@pytest.fixture
+def _threads_change_often() -> Iterator[None]:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("_threads_change_often")
 def test_nothing_is_lost_when_many_threads_count_and_one_reads() -> None:
     statistics = VersionStatistics()
     each, num_threads = 2000, 4
@@ -50,6 +64,20 @@ def test_nothing_is_lost_when_many_threads_count_and_one_reads() -> None:
     assert (seen.queue_ns, seen.preprocess_ns) == (good, 2 * good)
     assert (seen.infer_ns, seen.postprocess_ns) == (3 * good, 4 * good)
     assert seen.last_request_time is not None
+
+
+def test_a_request_that_ends_while_others_are_added_up_is_kept_for_the_next_time() -> None:
+    statistics = VersionStatistics()
+
+    class Growing(list[tuple[int, ...]]):
+        def __getitem__(self, key: Any) -> Any:
+            part = super().__getitem__(key)
+            self.append((1, 1, 2, 3, 4, 100))
+            return part
+
+    statistics._pending = Growing()
+    statistics.on_request(record())
+    assert [statistics.snapshot().num_succeeded for _ in range(4)] == [1, 2, 3, 4]
 
 
 def test_a_request_counts_by_what_its_timings_were_when_it_ended() -> None:
