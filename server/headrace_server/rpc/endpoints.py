@@ -35,7 +35,7 @@ from headrace_server.rpc.transport.select import open_transport
 from headrace_server.rpc.transport.transport import Transport
 from headrace_server.telemetry.metrics import Reading
 
-__all__ = ["Endpoints"]
+__all__ = ["Endpoints", "is_local"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +91,12 @@ class Endpoints:
         management = None
         if self._management is not None:
             try:
-                (management,) = self._management.transport.start()
+                (management,) = self._management.start()
             except ServingError as error:
                 raise _of_management(error) from error
-            if not _is_local(management):
+            if not is_local(management):
                 logger.warning("whoever reaches %s can change what is served: no one is asked who he is", management)
-        data = () if self._data is None else tuple(self._data.transport.start())
+        data = () if self._data is None else tuple(self._data.start())
         return data, management
 
     def set_ready(self) -> None:
@@ -173,9 +173,15 @@ class _Endpoint:
         self.transport = transport
         self.health = health
         self._workers = workers
+        self._started = False
+
+    def start(self) -> list[str]:
+        self._started = True
+        return self.transport.start()
 
     def stop(self, grace_s: float) -> None:
-        self.transport.stop(grace_s)
+        if self._started:  # else there is nothing to stop, and nobody to say when it has
+            self.transport.stop(grace_s)
         self._workers.close()
 
 
@@ -200,7 +206,8 @@ def _of_management(error: ServingError) -> ServingError:
     return ServingError(Reason.CONFIG_INVALID, f"management.listen: {violations[0].description}", violations=violations)
 
 
-def _is_local(address: str) -> bool:
+def is_local(address: str) -> bool:
+    """Whether nobody beyond this machine can reach an address."""
     if address.startswith("unix:"):
         return True
     host = address.rpartition(":")[0].strip("[]")
