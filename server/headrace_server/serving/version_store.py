@@ -63,6 +63,7 @@ class VersionStore(ABC):
         self._closing = False
         self._loaders = ThreadPoolExecutor(num_loaders, thread_name_prefix="load")
         self._closers = ThreadPoolExecutor(1, thread_name_prefix="unload")
+        self._num_unsettled = 0  # loads that have not ended, or that others may follow from
         self._num_loads: Counter[tuple[str, str]] = Counter()
         self.residence = Residence(
             self._changed,
@@ -132,9 +133,7 @@ class VersionStore(ABC):
     def wait_ready(self, timeout_s: float | None = None) -> bool:
         """Waits until nothing is loading. True: everything is ready or failed. False: the time was up."""
         with self._changed:
-            return self._changed.wait_for(
-                lambda: self._closing or not any(entry.state is ModelState.LOADING for entry in self._all()), timeout_s
-            )
+            return self._changed.wait_for(lambda: self._closing or not self._num_unsettled, timeout_s)
 
     def drain(self, timeout_s: float) -> bool:
         """Refuses new requests and waits for every lease to be given back. False: the time was up."""
@@ -183,10 +182,19 @@ class VersionStore(ABC):
                 model.add(entry)
                 self._choose_serving(model)
             running = self._loaders.submit(self._load, model, entry, found)
+            self._num_unsettled += 1
         running.add_done_callback(lambda running: _tell_of_cancelled(running, entry))
         return entry
 
     def _load(self, model: KnownModel, entry: Version, found: FoundVersion) -> None:
+        try:
+            self._load_and_place(model, entry, found)
+        finally:
+            with self._changed:
+                self._num_unsettled -= 1
+                self._changed.notify_all()
+
+    def _load_and_place(self, model: KnownModel, entry: Version, found: FoundVersion) -> None:
         servable, failure = self._loader.load(entry, found.folder, self.residence.admit)
         with self._control:
             if servable is not None and not self._closing and entry.state is ModelState.LOADING:
@@ -198,7 +206,6 @@ class VersionStore(ABC):
                     servable, failure = None, error
             with self._lock:
                 status = self._put_in_place(model, entry, servable, "" if failure is None else failure.message)
-                self._changed.notify_all()
             if not self._closing:
                 self._after_load(model)
         if servable is None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headrace_server.errors import ServingError
 from headrace_server.models.layout import FoundVersion, Layout, fingerprint, read_layout
 
 __all__ = ["Look", "Watcher", "take_look"]
@@ -74,5 +75,7 @@ class Watcher:
         while not self._stopped.wait(self._period_s):
             try:
                 self._look()
+            except ServingError as error:
+                logger.error("%s; what is loaded goes on serving", error.message)
             except Exception:
                 logger.exception("the repository's directory could not be looked at")
