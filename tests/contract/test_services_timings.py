@@ -194,6 +194,8 @@ def test_waiting_for_a_thread_is_in_every_account(serving: Serving, call: Call, 
     call(serving)
     endpoints = serving.server._endpoints
     assert endpoints is not None
+    assert endpoints._data is not None
+    workers = endpoints._data._workers
     held, released = threading.Barrier(NUM_PREPARE_THREADS + 1), threading.Event()
 
     def hold(_: int) -> None:
@@ -201,13 +203,13 @@ def test_waiting_for_a_thread_is_in_every_account(serving: Serving, call: Call, 
         released.wait(TIMEOUT_S)
 
     for _ in range(NUM_PREPARE_THREADS):
-        endpoints._workers.submit(RequestContext(), hold, lambda error: None)
+        workers.submit(RequestContext(), hold, lambda error: None)
     held.wait(TIMEOUT_S)
     before, counted = statistics(serving, model), prometheus(serving, model)
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(load, serving, call, count=1, concurrency=1)
         limit = time.monotonic() + TIMEOUT_S
-        while not endpoints._workers.num_waiting:
+        while not workers.num_waiting:
             assert time.monotonic() < limit
             time.sleep(0.001)
         time.sleep(0.2)

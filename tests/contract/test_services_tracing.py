@@ -141,31 +141,31 @@ def test_spans_name_the_service_and_go_where_otlp_says(traced: Traced) -> None:
 
 
 def test_a_batch_is_a_span_linked_to_all_its_requests_and_they_to_it(traced: Traced) -> None:
-    traces = [new_trace() for _ in range(24)]
-    with ThreadPoolExecutor(24) as pool:
-        list(pool.map(lambda trace_id: traced.classify(trace_id, texts=2), traces))
-    rpcs, infers = {}, {}
-    for trace_id in traces:
-        spans = traced.collector.of_trace(trace_id, 8)
-        rpcs[trace_id, the_rpc(spans).span_id] = spans
-        (infers[trace_id],) = by_name(spans)["infer"]
-    batches = {(span.trace_id.hex(), span.span_id): span for span in traced.collector.spans if span.name == "batch"}
-    largest = 0
-    for (trace_id, span_id), infer in zip(rpcs, infers.values(), strict=True):
-        links = linked(infer)
-        assert links
-        for link in links:
-            batch = batches[link]
-            assert (trace_id, span_id) in linked(batch)
-            assert not batch.parent_span_id
-            assert batch.start_time_unix_nano <= infer.start_time_unix_nano or len(links) > 1
+    shared = False
+    for _ in range(20):
+        traces = [new_trace() for _ in range(24)]
+        with ThreadPoolExecutor(24) as pool:
+            list(pool.map(lambda trace_id: traced.classify(trace_id, texts=2), traces))
+        spans = {trace_id: traced.collector.of_trace(trace_id, 8) for trace_id in traces}
+        batches = {(span.trace_id.hex(), span.span_id): span for span in traced.collector.spans if span.name == "batch"}
+        for trace_id, of_request in spans.items():
+            (infer,) = by_name(of_request)["infer"]
+            assert infer.links
+            for link in linked(infer):
+                batch = batches[link]
+                rpc = the_rpc(of_request)
+                assert (trace_id, rpc.span_id) in linked(batch)
+                assert rpc.start_time_unix_nano <= batch.start_time_unix_nano <= rpc.end_time_unix_nano
+                shared = shared or len(batch.links) > 1
+        for batch in batches.values():
             about = attributes_of(batch)
+            assert not batch.parent_span_id
             assert (about["headrace.model"], about["headrace.model_version"]) == ("mood", "1")
+            assert about["headrace.batch.rows"] >= len(batch.links)
             assert about["headrace.batch.units"] % about["headrace.batch.rows"] == 0
-            largest = max(largest, len(batch.links))
-    assert largest > 1, "no two requests shared a batch"
-    for batch in batches.values():
-        assert attributes_of(batch)["headrace.batch.rows"] >= len(batch.links)
+        if shared:  # it is a matter of chance on a busy machine
+            return
+    pytest.fail("no two requests shared a batch")
 
 
 def test_what_the_caller_does_not_keep_is_not_exported(traced: Traced) -> None:

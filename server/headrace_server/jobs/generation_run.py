@@ -68,7 +68,9 @@ class GenerationRun:
         self._listener = listener
         self._when_over = when_over
         # Cancelling one's own choices is not the caller's giving up.
-        self._inner = RequestContext(deadline=context.deadline, request_id=context.request_id)
+        self._inner = RequestContext(
+            deadline=context.deadline, request_id=context.request_id, trace=context.timings.trace
+        )
         context.on_cancel(self._inner.cancel)
         self._lock = threading.Lock()
         self._num_left = self._num_choices = 0

@@ -97,7 +97,7 @@ class Workers:
             try:
                 self._do(task)
             except BaseException:  # nothing a request does may end a worker
-                logger.exception("a prepare task failed")
+                logger.exception("a prepare task failed", extra=task.context.timings.log_fields)
             task = None  # the next wait may be long: hold no request meanwhile
 
     def _do(self, task: _Task) -> None:

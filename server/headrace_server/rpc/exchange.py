@@ -42,6 +42,12 @@ class Exchange:
     def request_id(self) -> str:
         return self.context.request_id
 
+    def request_context(self) -> RequestContext:
+        """The context of the next request of a stream of many; whoever makes it cancels it."""
+        parent = self.context
+        trace = None if self.trace is None else self.trace.request()
+        return RequestContext(deadline=parent.deadline, request_id=parent.request_id, trace=trace)
+
     def waited(self, waited_ns: int) -> None:
         """A worker has taken it up, after so long."""
         now = time.perf_counter_ns()
@@ -57,7 +63,7 @@ class Exchange:
         if self.context.cancelled and isinstance(error, ServingError):  # whatever it says, nobody is there to be told
             self.abandon()
             return
-        status = status_of(error, self.request_id, self.log_fields)
+        status = status_of(error, self.request_id, self.context.timings.log_fields)
         self.set_trailing()
         if after_queued:
             self.call.finish(status)
@@ -100,21 +106,14 @@ class Exchange:
                 code.name,
                 ", slow" if slow else "",
                 extra={
-                    **self.log_fields,
+                    **timings.log_fields,
                     "rpc": self.call.method,
                     "code": code.name,
                     "seconds": round(seconds, 6),
                     "peer": self.call.peer,
-                    **_fields(timings),
+                    **(_stages(timings) if timings.model else {}),
                 },
             )
-
-    @property
-    def log_fields(self) -> dict[str, str]:
-        """What every line about this RPC carries."""
-        if self.trace is None:
-            return {"request_id": self.request_id}
-        return {"request_id": self.request_id, "trace_id": self.trace.trace_id}
 
     def _code_when_gone(self) -> Code:
         return Code.DEADLINE_EXCEEDED if self.context.expired else Code.CANCELLED
@@ -126,12 +125,8 @@ def _level(code: Code) -> int:
     return logging.WARNING if code in (Code.INTERNAL, Code.UNKNOWN) else logging.INFO
 
 
-def _fields(timings: Timings) -> dict[str, object]:
-    if not timings.model:
-        return {}
+def _stages(timings: Timings) -> dict[str, int]:
     return {
-        "model": timings.model,
-        "model_version": timings.model_version,
         "batch_size": timings.batch_size,
         "queue_us": timings.queue_ns // 1000,
         "preprocess_us": timings.preprocess_ns // 1000,

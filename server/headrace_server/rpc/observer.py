@@ -14,11 +14,8 @@ __all__ = ["CallTrace", "CallTracer", "NoObserver", "RpcObserver"]
 class CallTrace(RequestTrace, Protocol):
     """The trace of one RPC. Quick, from any thread, raises nothing."""
 
-    @property
-    def trace_id(self) -> str: ...  # 32 hexadecimal digits
-
-    def request(self, index: int) -> RequestTrace:
-        """The trace of a stream's message number `index`, counted from 0."""
+    def request(self) -> RequestTrace:
+        """The trace of the next request of a stream of many."""
         ...
 
     def end(self, ended_ns: int, code: int, request_id: str, timings: Timings) -> None:

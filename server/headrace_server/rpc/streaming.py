@@ -206,13 +206,7 @@ class _Stream(Generic[RequestT]):
                 return None
             self._waiting.popleft()
             self._rows_in_flight += slot.num_rows
-            parent = self._exchange.context
-            trace = self._exchange.trace
-            slot.context = RequestContext(
-                deadline=parent.deadline,
-                request_id=parent.request_id,
-                trace=None if trace is None else trace.request(slot.index),
-            )
+            slot.context = self._exchange.request_context()
         now = time.perf_counter_ns()
         slot.context.timings.waited(now - slot.waited_ns, now)
         return slot.context

@@ -18,6 +18,9 @@ class BatchTrace(Protocol):
 class RequestTrace(Protocol):
     """Where a traced request's time is told, in `time.perf_counter_ns()`. Quick, from any thread, raises nothing."""
 
+    @property
+    def trace_id(self) -> str: ...  # 32 hexadecimal digits
+
     def add(self, stage: str, name: str, began_ns: int, ended_ns: int) -> None:
         """It spent this time; `stage` is the member of Timings that counts it."""
 
@@ -59,7 +62,20 @@ class Timings:
     batch_size: int = 0  # rows in the largest engine batch that carried a row of this request
     model: str = ""
     model_version: str = ""
+    request_id: str = ""
     trace: RequestTrace | None = None  # None: not traced
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """What every line of the log about this request carries: request_id, trace_id, model, model_version, as far as
+        they are known."""
+        fields = {
+            "request_id": self.request_id,
+            "trace_id": "" if self.trace is None else self.trace.trace_id,
+            "model": self.model,
+            "model_version": self.model_version,
+        }
+        return {name: value for name, value in fields.items() if value}
 
     # Each stretch of time is added once, by its beginning and end in `time.perf_counter_ns()`; `name` is for traces.
 
@@ -98,8 +114,7 @@ class RequestContext:
     ) -> None:
         self.deadline = deadline
         self.request_id = request_id
-        self.timings = Timings()
-        self.timings.trace = trace
+        self.timings = Timings(request_id=request_id, trace=trace)
         self.cancelled = False
         self._callbacks: list[Callable[[], object]] = []
         self._lock = threading.Lock()

@@ -52,7 +52,7 @@ class Request:
         try:
             future.set_result(results)
         except BaseException:  # Future logs a callback's Exception itself; nothing a callback does may end a worker
-            logger.exception("a done-callback failed")
+            logger.exception("a done-callback failed", extra=self.timings.log_fields)
 
     def fail(self, error: ServingError) -> None:
         """Resolves the future with `error`. Only for whoever set `done`."""
@@ -60,7 +60,7 @@ class Request:
         try:
             future.set_exception(error)
         except BaseException:
-            logger.exception("a done-callback failed")
+            logger.exception("a done-callback failed", extra=self.timings.log_fields)
 
     def _release(self) -> tuple[BatchFuture, list[RowResult]]:
         # Entries, future and cancel callback point at each other, and the context may live on with its callback: cut

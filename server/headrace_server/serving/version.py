@@ -144,7 +144,7 @@ class Lease:
                 if self._observer is not None:
                     self._observer.on_request(record)
             except Exception:
-                logger.exception("the observer of requests failed")
+                logger.exception("the observer of requests failed", extra=timings.log_fields)
         self.release()
 
     def release(self) -> None:

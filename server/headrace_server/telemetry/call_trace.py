@@ -16,7 +16,6 @@ attribute headrace.stage: the stage of `Timings`, of metrics and of trailing met
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -63,8 +62,13 @@ class SpanSource(Protocol):
 
 
 class Spans(Protocol):
-    """Where they go. Never blocks."""
+    """Where they go. Never blocks.
 
+    offset_ns  from `time.perf_counter_ns()` to Unix time
+    """
+
+    @property
+    def offset_ns(self) -> int: ...
     def put(self, source: SpanSource) -> None: ...
 
 
@@ -124,7 +128,7 @@ class _Trace:
 
     id: int
     state: str
-    offset_ns: int  # from `time.perf_counter_ns()` to Unix time
+    offset_ns: int  # as it stood when the RPC came, for all of its spans
     sink: Spans
 
 
@@ -139,6 +143,10 @@ class _Told:
         self.stretches: list[Stretch] = []
         self._batches: tuple[SpanId, ...] = ()
         self._events: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def trace_id(self) -> str:
+        return f"{self.trace.id:032x}"
 
     def add(self, stage: str, name: str, began_ns: int, ended_ns: int) -> None:
         links: tuple[SpanId, ...] = ()
@@ -225,10 +233,10 @@ class _Message(_Told):
 class CallTrace(_Told):
     """One RPC, and what is told of it until its end. From any thread; costs some microseconds in all."""
 
-    __slots__ = ("_attributes", "_began_ns", "_code", "_ended_ns", "_messages", "_method", "_parent")
+    __slots__ = ("_attributes", "_began_ns", "_code", "_ended_ns", "_messages", "_method", "_num_messages", "_parent")
 
     def __init__(self, sink: Spans, method: str, parent: TraceParent | None, began_ns: int) -> None:
-        offset_ns = time.time_ns() - time.perf_counter_ns()
+        offset_ns = sink.offset_ns
         if parent is None:
             super().__init__(_Trace(new_id(128), "", offset_ns, sink))
         else:
@@ -240,13 +248,11 @@ class CallTrace(_Told):
         self._code = ""
         self._attributes: dict[str, Value] = {}
         self._messages: list[_Message] = []
+        self._num_messages = 0
 
-    @property
-    def trace_id(self) -> str:
-        return f"{self.trace.id:032x}"
-
-    def request(self, index: int) -> _Message:
-        message = _Message(self.trace, index)
+    def request(self) -> _Message:
+        message = _Message(self.trace, self._num_messages)
+        self._num_messages += 1
         if len(self._messages) < MAX_REQUESTS:
             self._messages.append(message)
         return message

@@ -40,6 +40,7 @@ MAX_WAITING = 8192  # RPCs and batches whose spans wait for the thread
 _MAX_SPANS = 2048  # of one request to the collector
 _EVERY_S = 0.3  # how long spans wait for company
 _EXPORT_TIMEOUT_S = 5.0
+_CLOCK_STEP_NS = 1_000_000  # the machine's clock was set: a smaller difference is none
 _PATH = "/v1/traces"
 
 
@@ -78,6 +79,7 @@ class Tracing:
         self._every_s = every_s
         self._queue: SimpleQueue[SpanSource | None] = SimpleQueue()
         self._stopping = False
+        self.offset_ns = _offset_ns()  # from `time.perf_counter_ns()` to Unix time
         self._thread = threading.Thread(target=self._work, name="headrace-tracing", daemon=True)
         self._spans = Counters("headrace_trace_spans", "Spans sent to the collector, or lost.", "outcome")
         self._exported = self._spans.child("exported")
@@ -117,6 +119,9 @@ class Tracing:
     def _work(self) -> None:
         while True:
             sources, last = self._taken()
+            offset_ns = _offset_ns()
+            if abs(offset_ns - self.offset_ns) > _CLOCK_STEP_NS:
+                self.offset_ns = offset_ns
             if sources:
                 self._send(sources)
             if last:
@@ -193,6 +198,16 @@ class _Export:
             end_time=span.ended_ns,
             instrumentation_scope=self._scope,
         )
+
+
+def _offset_ns() -> int:
+    """What is to be added to `time.perf_counter_ns()` for Unix time: of several readings the least disturbed."""
+    best, shortest = 0, None
+    for _ in range(8):
+        before, unix, after = time.perf_counter_ns(), time.time_ns(), time.perf_counter_ns()
+        if shortest is None or after - before < shortest:
+            best, shortest = unix - (before + after) // 2, after - before
+    return best
 
 
 def _traces_url(endpoint: str) -> str:

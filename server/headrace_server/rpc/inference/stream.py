@@ -170,9 +170,7 @@ class _InferStream:
             if self._ended or not self._waiting:
                 return None
             data = self._waiting.popleft()
-            parent = self._exchange.context
-            context = RequestContext(deadline=parent.deadline, request_id=parent.request_id)
-            request = _Open(len(data), context)
+            request = _Open(len(data), self._exchange.request_context())
             self._open.add(request)
             self._turns.append(request)
             return request, data
@@ -259,7 +257,7 @@ class _InferStream:
         """Lock held: what is said of a request that failed."""
         if self._fails_by_status:
             return error
-        status = status_of(error, self._exchange.request_id, self._exchange.log_fields)
+        status = status_of(error, self._exchange.request_id, self._exchange.context.timings.log_fields)
         names = pb.ModelInferResponse(
             model_name=request.request.model_name, model_version=request.request.model_version, id=request.request.id
         )

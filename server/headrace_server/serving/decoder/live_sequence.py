@@ -162,7 +162,7 @@ class LiveSequence:
         try:
             self.listener.on_end(End(self.times, finish, self.stop_token, error, score))
         except Exception:
-            logger.exception("a listener failed at the end of its sequence")
+            logger.exception("a listener failed at the end of its sequence", extra=self.context.timings.log_fields)
         self._when_ended(self, outcome)
         return True
 
