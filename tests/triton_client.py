@@ -189,6 +189,12 @@ def an_inline_model_answers_as_others_do(client: Any) -> None:
     for number in range(20):
         row = np.full((1, 4), number, np.float32)
         assert np.array_equal(client.infer("inline", [given("x", row)]).as_numpy("y"), row * 2)
+    (counted,) = client.get_inference_statistics("inline").model_stats
+    assert counted.inference_count == counted.inference_stats.success.count == 20, counted
+    assert counted.inference_stats.compute_infer.ns > 0
+    wrong = refused(lambda: client.infer("inline", [given("x", np.ones((1, 3), np.float32))]))
+    assert wrong.status() == "StatusCode.INVALID_ARGUMENT", wrong
+    assert client.get_inference_statistics("inline").model_stats[0].inference_stats.fail.count == 1
     many = np.ones((3000, 4), np.float32)  # larger than what is answered inline
     assert np.array_equal(client.infer("inline", [given("x", many[:1000])]).as_numpy("y"), many[:1000] * 2)
 

@@ -5,7 +5,7 @@ The rows of a request join the batches of everybody else's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -56,6 +56,28 @@ class Infer:
         """
         return model in self._inline
 
+    def answer_now(self, query: InferQuery, context: RequestContext) -> InferResult | None:
+        """The outputs, computed on this thread; None: the request is to be submitted, and nothing has been done.
+
+        Only of models that `answers_at_once` names. Raises ServingError, as the future of `submit`.
+        """
+        if query.model.name not in self._inline:
+            return None
+
+        def admit(model: Model) -> tuple[Mapping[str, Array], int]:
+            view = _view(model, None)
+            if query.outputs:
+                check_wanted(query.outputs, view.signature)
+            if view.cutter is None:
+                raise wrong_task(model, "answer ModelInfer", "it generates text: use ModelStreamInfer")
+            return view.cutter.feeds(query.inputs, self._limits.max_inputs)
+
+        def finish(model: Model, outputs: Mapping[str, Array]) -> InferResult:
+            signature = _view(model, None).signature
+            return InferResult(select(outputs, query.outputs, signature), ModelRef(query.model.name, model.version))
+
+        return self._submissions.compute_now(query.model, context, admit, finish)
+
     def submit(self, query: InferQuery, context: RequestContext) -> Future[InferResult]:
         """Future of the outputs. Cuts, or prepares, here; answers on an engine's worker.
 
@@ -86,8 +108,9 @@ class Infer:
             check_wanted(wanted, signature)
         answered = ModelRef(query.model.name, model.version)
         if view.cutter is not None:
-            if model.batching.inline != (query.model.name in self._inline):
-                (self._inline.add if model.batching.inline else self._inline.discard)(query.model.name)
+            inline = model.batching.inline and signature.max_batch_size > 0
+            if inline != (query.model.name in self._inline):
+                (self._inline.add if inline else self._inline.discard)(query.model.name)
             rows = view.cutter.rows(query.inputs, self._limits.max_inputs)
 
             def finish(results: Sequence[RowResult]) -> InferResult:

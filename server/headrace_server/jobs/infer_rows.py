@@ -35,7 +35,19 @@ class GraphRows:
         self._batched = signature.max_batch_size > 0
 
     def rows(self, tensors: Mapping[str, Array], max_rows: int) -> list[Row]:
-        """One row of every place on axis 0, or one for the whole where there is no batch axis.
+        """One row of every place on axis 0, or one for the whole where there is no batch axis. Raises as `feeds`."""
+        feeds, num_rows = self.feeds(tensors, max_rows)
+        if not self._batched:
+            return [Row(feeds, is_run=True)]
+        if num_rows == 1:
+            return [Row({name: array[0, ...] for name, array in feeds.items()}, cut_from=(feeds, 0))]
+        return [
+            Row({name: array[index, ...] for name, array in feeds.items()}, cut_from=(feeds, index))
+            for index in range(num_rows)
+        ]
+
+    def feeds(self, tensors: Mapping[str, Array], max_rows: int) -> tuple[dict[str, Array], int]:
+        """The tensors as the graph takes them, and the number of rows; 1 where there is no batch axis.
 
         raises  INVALID_INPUT: a tensor that is missing, unknown, of another type, rank or shape; numbers of rows that
                 disagree, none, or more than `max_rows`
@@ -53,15 +65,7 @@ class GraphRows:
             raise invalid_input(_field(missing), f"missing, this model needs {', '.join(checks)}")
         if len(feeds) > 1:  # in one order, which shapes are compared by
             feeds = {name: feeds[name] for name in checks}
-        if not self._batched:
-            return [Row(feeds, is_run=True)]
-        num_rows = _num_rows(feeds, max_rows)
-        if num_rows == 1:
-            return [Row({name: array[0, ...] for name, array in feeds.items()}, cut_from=(feeds, 0))]
-        return [
-            Row({name: array[index, ...] for name, array in feeds.items()}, cut_from=(feeds, index))
-            for index in range(num_rows)
-        ]
+        return feeds, _num_rows(feeds, max_rows) if self._batched else 1
 
 
 class _Check:

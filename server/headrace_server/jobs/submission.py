@@ -13,10 +13,12 @@ RequestContext, which the batcher listens to.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from time import perf_counter_ns
 from typing import Any, Protocol, TypeVar
+
+import numpy.typing as npt
 
 from headrace_server.errors import ServingError
 from headrace_server.jobs.leasing import Leases, as_serving_error, refuse_the_dead, when_leased
@@ -26,6 +28,7 @@ from headrace_server.serving.batch import RowResult
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.fault import ended_as
 from headrace_server.serving.repository import Lease
+from headrace_server.serving.residence import ModelResting
 from headrace_server.serving.row_servable import RowServable
 
 __all__ = ["Admit", "Copies", "Finish", "Leases", "RowResult", "Submissions", "answered", "as_serving_error", "refused"]
@@ -33,6 +36,7 @@ __all__ = ["Admit", "Copies", "Finish", "Leases", "RowResult", "Submissions", "a
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
+Array = npt.NDArray[Any]
 Finish = Callable[[Sequence[RowResult]], R]
 Admit = Callable[[Model], tuple[Task, Sequence[Row], Finish[R]]]
 
@@ -71,6 +75,49 @@ class Submissions:
             future.set_exception,
         )
         return future
+
+    def compute_now(
+        self,
+        ref: ModelRef,
+        context: RequestContext,
+        admit: Callable[[Model], tuple[Mapping[str, Array], int]],
+        finish: Callable[[Model, Mapping[str, Array]], R],
+    ) -> R | None:
+        """What `finish` makes of the outputs, computed on this thread; None: it is to go `through_model`.
+
+        admit   checks the request against the model; gives whole tensors of so many rows, by name
+        raises  ServingError; nothing else
+        """
+        refuse_the_dead(context)
+        try:
+            lease = self._versions.acquire(ref.name, version=ref.version, label=ref.label, routing_key=ref.routing_key)
+        except ModelResting:
+            return None
+        started = perf_counter_ns()
+        servable = lease.servable
+        if lease.shadow or context.timings.trace is not None or not isinstance(servable, RowServable):
+            lease.release()  # copies and spans are made of rows in a batch
+            return None
+        timings, model, num_rows = context.timings, servable.model, 0
+        try:
+            tensors, num_rows = admit(model)
+            prepared = perf_counter_ns()
+            outputs = servable.run_now(tensors, num_rows, context)
+            if outputs is None:
+                lease.release()
+                return None
+            timings.model, timings.model_version = model.name, model.version
+            timings.prepared(started, prepared)
+            began = perf_counter_ns()
+            answer = finish(model, outputs)
+            timings.finished(began, perf_counter_ns())
+        except BaseException as error:
+            failure = as_serving_error(error)
+            timings.model, timings.model_version = model.name, model.version
+            lease.end(timings, num_rows, ended_as(failure.reason, context))
+            raise failure from error
+        lease.end(timings, num_rows)
+        return answer
 
     def with_model(self, ref: ModelRef, context: RequestContext, compute: Callable[[Model], R]) -> Future[R]:
         """Future of what `compute` makes with the model alone, where `through_model` admits: a request of no rows."""

@@ -45,6 +45,10 @@ class InferJob(Job[InferQuery, InferResult], Protocol):
         """Whether to ask the model takes no longer than to hand the request to another thread. Never waits."""
         ...
 
+    def answer_now(self, query: InferQuery, context: RequestContext) -> InferResult | None:
+        """The result, computed on this thread; None: it is to be submitted. Raises ServingError."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Jobs:

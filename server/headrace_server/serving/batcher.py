@@ -41,7 +41,7 @@ from headrace_server.config import BatchPolicy
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.model import Row
 from headrace_server.serving import refusals
-from headrace_server.serving.batch import BatchObserver, Runner
+from headrace_server.serving.batch import BatchObserver, Runner, StageTimes
 from headrace_server.serving.batch_run import BatchRun
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.door import Door
@@ -158,6 +158,34 @@ class Batcher:
                 future.abandon = None
         return future
 
+    def enter(self) -> bool:
+        """Whether this thread may compute rows of its own now, as a run like any other until it calls `leave`.
+
+        So where the policy says inline, nothing waits, and a run is free. What is computed so has no place in the queue
+        and no future: a drain and a close wait for it.
+        """
+        if not self._policy.inline:
+            return False
+        with self._lock:
+            if not self._admitting or not self._may_run_here(()):
+                return False
+            self._running[threading.get_ident()] = (self._clock() + self._service_time.batch_seconds(1), [])
+            self._num_open += 1
+            return True
+
+    def leave(self, num_rows: int, stages: StageTimes | None) -> None:
+        """Ends what `enter` began; `stages` of a run that succeeded."""
+        with self._lock:
+            if stages is not None:
+                self._service_time.observe(num_rows, stages.infer_ns * 1e-9, self._clock())
+            self._end_run()
+            self._resolved(1)
+        if stages is not None and self._observer is not None:
+            try:
+                self._observer.on_batch(self._name, self._version, num_rows, stages)
+            except Exception:
+                logger.exception("%s: the batch observer failed", self._name)
+
     def drain(self, timeout_s: float) -> bool:
         """Refuses new requests and waits for the admitted ones. True: all were answered. False: the time was up."""
         with self._lock:
@@ -232,7 +260,7 @@ class Batcher:
         """Whether nothing waits, a run is free, and one run can hold the rows. Under the lock."""
         if self._queue.num_rows or len(self._running) >= self._num_workers or threading.get_ident() in self._running:
             return False
-        if len(entries) == 1:
+        if len(entries) <= 1:
             return True
         first = entries[0]
         return len(entries) <= self._policy.max_batch_size and all(_alike(entry, first) for entry in entries)
@@ -336,15 +364,19 @@ class Batcher:
             self._fail(lost, partial(ServingError, Reason.INTERNAL, "the request could not be computed"))
         finally:
             with self._lock:
-                del self._running[threading.get_ident()]
                 self._last_size = len(batch)
                 if run.clean_seconds is not None:
                     self._service_time.observe(_padded(batch), run.clean_seconds, self._clock())
                 self._resolved(run.num_settled)
-                if self._policy.inline and self._queue.num_rows:
-                    self._work_waits.notify()  # what came while every run was taken
-                if self._stopping and not self._running:
-                    self._all_done.notify_all()
+                self._end_run()
+
+    def _end_run(self) -> None:
+        """This thread's run is over. Under the lock."""
+        del self._running[threading.get_ident()]
+        if self._policy.inline and self._queue.num_rows:
+            self._work_waits.notify()  # what came while every run was taken
+        if self._stopping and not self._running:
+            self._all_done.notify_all()
 
     # the end of a request
 

@@ -19,7 +19,7 @@ from headrace_server.engines.base import Engine, EngineInfo
 from headrace_server.engines.factory import create_engine
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.model import Model, Row, Task
-from headrace_server.serving.batch import BatchObserver, BatchResult, RowResult
+from headrace_server.serving.batch import BatchObserver, BatchResult, RowResult, StageTimes
 from headrace_server.serving.batcher import Batcher
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.entry import BatchFuture
@@ -91,6 +91,28 @@ class RowServable:
                "relevance" f32[]
         """
         return self._batcher.submit([_for_task(row, task) for row in rows], context)
+
+    def run_now(self, feeds: Mapping[str, Array], num_rows: int, context: RequestContext) -> dict[str, Array] | None:
+        """The graph's outputs for whole tensors of `num_rows` rows, computed here; None: they have to be submitted.
+
+        Only where the policy says inline, and as `Batcher.enter`; counted and timed as a run of its own.
+        raises  ServingError as `Engine.run`; UNSUPPORTED as `compute`
+        """
+        if num_rows > self.policy.max_batch_size or self._fixed_batch or not self._batcher.enter():
+            return None
+        stages: StageTimes | None = None
+        began = perf_counter_ns()
+        try:
+            outputs = self._engine.run(feeds)
+            _require_batch_axis(outputs, num_rows)
+            ended = perf_counter_ns()
+            stages = StageTimes(0, 0, ended - began, 0)
+        finally:
+            self._batcher.leave(num_rows, stages)
+        timings = context.timings
+        timings.inferred(began, ended)
+        timings.batch_size = num_rows
+        return outputs
 
     def compute(self, rows: Sequence[Row]) -> BatchResult:
         """One batch of rows of one task and shape, on the calling thread."""
@@ -174,7 +196,11 @@ def _stack(rows: Sequence[Row]) -> dict[str, Array]:
 
 def _split(results: Mapping[str, Array], num_rows: int) -> list[RowResult]:
     """Each row's part of every array; parts are views."""
+    _require_batch_axis(results, num_rows)
+    return [{name: array[index, ...] for name, array in results.items()} for index in range(num_rows)]
+
+
+def _require_batch_axis(results: Mapping[str, Array], num_rows: int) -> None:
     for name, array in results.items():
         if not array.ndim or array.shape[0] != num_rows:
             raise ServingError(Reason.UNSUPPORTED, f"output {name!r} has no batch axis: its rows cannot be told apart")
-    return [{name: array[index, ...] for name, array in results.items()} for index in range(num_rows)]

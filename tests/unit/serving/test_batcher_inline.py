@@ -174,6 +174,25 @@ def test_a_callback_of_an_inline_run_may_close_the_batcher(batcher: Batcher, gat
     assert closed.wait(5)
 
 
+def test_a_thread_that_entered_is_a_run_until_it_leaves(batcher: Batcher, gate: GatedRunner) -> None:
+    gate.open()
+    assert batcher.enter()
+    assert not batcher.enter()
+    waiting = batcher.submit([row(1)], RequestContext())  # the one run is taken
+    assert not waiting.done()
+    assert not batcher.drain(0.05)
+    batcher.leave(1, None)
+    assert value_of(waiting.result(10)[0]) == 2
+    assert batcher.drain(10)
+    assert not batcher.enter()
+
+
+def test_nobody_enters_where_the_policy_does_not_say_inline(gate: GatedRunner) -> None:
+    batcher = Batcher(gate, BatchPolicy(), num_workers=1, name="m")
+    assert not batcher.enter()
+    batcher.close(10)
+
+
 def test_inline_and_a_delay_contradict_each_other() -> None:
     with pytest.raises(ServingError) as refusal:
         BatchPolicy(inline=True, max_delay_ms=1)

@@ -111,8 +111,12 @@ class InferenceService:
         model, signature = known_view(meant(versions, request.version), task)
         return pb.ModelConfigResponse(config=describe_config(request.name, model, signature))
 
-    def infer(self, request: pb.ModelInferRequest, context: RequestContext) -> Deferred:
-        return self._submit(request, self._decode(request, context), context)
+    def infer(self, request: pb.ModelInferRequest, context: RequestContext) -> Deferred | pb.ModelInferResponse:
+        query = self._decode(request, context)
+        result = self._infer.answer_now(query, context)
+        if result is not None:
+            return encode_infer(result, request.id)
+        return self._submit(request, query, context)
 
     def stream_infer(self, request: pb.ModelInferRequest, context: RequestContext) -> Deferred | TextRequest:
         """One request of a stream: as `infer`, or a generation to begin."""
