@@ -130,7 +130,7 @@ buf: $(INSTALLED)              ## buf lint, and buf breaking against the last re
 # ---------------------------------------------------------------------------------------------------------------------
 # Matrix, distributions, benchmarks
 
-.PHONY: test-matrix test-sanitize test-aarch64 dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-recommend bench-catalog bench-generation train-spam package-graph clean help
+.PHONY: test-matrix test-sanitize test-aarch64 dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-recommend bench-catalog bench-generation bench-oip train-spam package-graph clean help
 test-matrix: $(KERNELS)        ## transports and messages on the oldest and newest grpcio and protobuf
 	@BIN=$(BIN) bash tests/contract/run_matrix.sh
 
@@ -182,7 +182,7 @@ $(TRITON)/.installed: pyproject.toml | $(INSTALLED)
 	@echo "triton: unpacking its server and perf_analyzer into $(TRITON)"
 	@rm -rf $(TRITON); mkdir -p $(TRITON)/lib
 	@$(EXTRA) oip-peers > $(TRITON)/requirements.txt
-	@$(PIP) install --no-compile --no-deps --target $(TRITON)/packages -r $(TRITON)/requirements.txt
+	@$(PIP) install --no-compile --no-deps --only-binary :all: --target $(TRITON)/packages -r $(TRITON)/requirements.txt
 	@cp $(TRITON)/packages/nvidia_pytriton.libs/libb64-*.so.0d $(TRITON)/lib/libb64.so.0d
 	@cp $(TRITON)/packages/nvidia_pytriton.libs/libcudart-*.so.12.* $(TRITON)/lib/libcudart.so.12
 	@LD_LIBRARY_PATH=$(TRITON)/lib $(TRITON)/packages/bin/perf_analyzer --version
@@ -220,6 +220,9 @@ bench-recommend: $(PEERS)/.installed ## Recommend over gRPC beside Milvus Lite, 
 bench-generation: demo-models $(GENERATION_PEERS)/.installed ## text generation beside llama.cpp, onnxruntime-genai, OpenVINO
 	@$(BIN)/python benchmarks/bench_generation.py --prepare
 	@$(BIN)/python benchmarks/bench_generation.py $(ARGS)
+
+bench-oip: demo-models $(TRITON)/.installed ## the Open Inference Protocol beside grpc.aio and Triton's Python backend
+	@$(BIN)/python benchmarks/bench_oip.py $(ARGS)
 
 train-spam: demo-models        ## train the committed head of the text classifier again
 	@$(BIN)/python -c 'from pathlib import Path; from headrace_server.prepare.spam_training import train_spam; \
