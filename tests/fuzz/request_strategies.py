@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from request_fields import edge_values, is_map, is_repeated
 
 from headrace.v1 import tensor_pb2
+from headrace_server.rpc.inference import messages as inference_pb
 
 __all__ = ["GENERATOR", "damaged_bytes", "requests"]
 
@@ -51,6 +52,48 @@ def _matrices(draw: st.DrawFn) -> Message:
     data = draw(st.binary(min_size=size, max_size=size))
     return tensor_pb2.VectorMatrix(num_vectors=rows, dimension=columns, vector_type=number, data=data, scales=scales)
 
+
+@st.composite
+def _inference_requests(draw: st.DrawFn) -> Message:
+    """Tensors as a model takes them, or texts; typed or raw, of elements drawn at random."""
+    name, model_inputs = draw(st.sampled_from(sorted(_INFERENCE.items())))
+    request = inference_pb.ModelInferRequest(model_name=name, id=draw(st.sampled_from(["", "é"])))
+    num_rows = draw(st.sampled_from([1, 1, 2, 0, 5]))
+    for input_name, (datatype, row) in model_inputs.items():
+        tensor = request.inputs.add(name=input_name, datatype=datatype, shape=[num_rows, *row])
+        size = num_rows * int(np.prod(row, dtype=int))
+        if datatype == "BYTES":
+            tensor.contents.bytes_contents.extend(draw(_elements) for _ in range(size))
+        elif datatype == "INT64":
+            tensor.contents.int64_contents.extend(draw(st.integers(0, 19)) for _ in range(size))
+        else:
+            tensor.contents.fp32_contents.extend(draw(st.floats(width=32)) for _ in range(size))
+    if all(datatype != "BYTES" for datatype, _ in model_inputs.values()) and draw(st.booleans()):
+        for tensor in request.inputs:
+            values = list(tensor.contents.int64_contents or tensor.contents.fp32_contents)
+            kind = np.int64 if tensor.datatype == "INT64" else np.float32
+            request.raw_input_contents.append(np.array(values, kind).tobytes())
+            tensor.ClearField("contents")
+    if draw(st.booleans()):
+        wanted = request.outputs.add(name=draw(st.sampled_from(["scores", "label", "sum", "embedding", "logits"])))
+        wanted.parameters["classification"].int64_param = draw(st.integers(0, 3))
+    return request
+
+
+_ids = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ("INT64", (4,)))
+_INFERENCE: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
+    "mood": _ids,
+    "mood.classify": {"text_input": ("BYTES", (1,))},
+    "sentence.embed": {"text_input": ("BYTES", (1,))},
+    "reranker.rerank": {"text_input": ("BYTES", (1,)), "text_pair_input": ("BYTES", (1,))},
+    "picture.classify": {"image_input": ("BYTES", (1,))},
+    "bytes.classify": {"raw_input": ("BYTES", (1,))},
+    "table": {"age": ("FP32", (1,)), "colour": ("BYTES", (1,))},
+    "plain": {"x": ("FP32", (2, 3, 4, 5)), "y": ("FP32", (2, 3, 4, 5))},
+    GENERATOR: {"text_input": ("BYTES", ())},
+}
+_elements = st.one_of(st.just(b"the cat"), st.just(_PICTURE), st.binary(max_size=30))
+_inference_names = st.sampled_from([*_INFERENCE, *MODELS, BROKEN, "nobody", "mood.embed"])
 
 # By full name of the field, or of the message.
 _SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
@@ -104,6 +147,18 @@ _SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
     "headrace.v1.Constraint.regex": st.sampled_from(["[a-c]{2,5}!", "(a|b)*", "(", "(a{1000}){1000}"]),
     "headrace.v1.Constraint.grammar": st.sampled_from(["start: /a+/", "start: start", "start: b", "%%%"]),
     "headrace.v1.UserQuery.catalog": st.just("users"),
+    "inference.ModelInferRequest": _inference_requests(),
+    "inference.ModelInferRequest.model_name": _inference_names,
+    "inference.ModelInferRequest.model_version": st.sampled_from(["", "1", "2", "canary"]),
+    "inference.ModelInferRequest.InferInputTensor.name": st.sampled_from(["x", "y", "text_input", "input_ids", "age"]),
+    "inference.ModelInferRequest.InferInputTensor.datatype": st.sampled_from(
+        ["FP32", "INT64", "BYTES", "BOOL", "BF16"]
+    ),
+    "inference.ModelInferRequest.InferInputTensor.shape": st.sampled_from([1, 1, 2, 4]),
+    "inference.ModelReadyRequest.name": _inference_names,
+    "inference.ModelMetadataRequest.name": _inference_names,
+    "inference.ModelConfigRequest.name": _inference_names,
+    "inference.ModelStatisticsRequest.name": _inference_names,
     "grpc.health.v1.HealthCheckRequest.service": st.sampled_from(["", "headrace.v1.EmbeddingService", "model:mood"]),
 }
 

@@ -35,6 +35,7 @@ from headrace.v1 import (
     recommendation_pb2,
     tensor_pb2,
 )
+from headrace_server.rpc.inference import messages as inference_pb
 
 TIMEOUT_S = 20
 NUM_EXAMPLES, NUM_EXAMPLES_FULL = 5, 500
@@ -46,6 +47,7 @@ _FILES = (
     recommendation_pb2,
     catalog_pb2,
     generation_pb2,
+    inference_pb,
     health_pb2,
     reflection_pb2,
 )
@@ -94,6 +96,13 @@ BUILT = {
     "Check", "List", "Watch", "ServerReflectionInfo", "Recommend", "CreateCatalog", "DropCatalog", "ListCatalogs",
     "DescribeCatalog", "UpsertItems", "UpsertItemsStream", "DeleteItems", "GetItems", "ScanItems", "SwapCatalogs",
     "Generate", "GenerateText",
+    "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer", "ModelStreamInfer",
+    "ModelConfig", "ModelStatistics", "RepositoryIndex", "GetModelStatistics",
+}  # fmt: skip
+# Answered on the management listener alone.
+MANAGING = {
+    "LoadModel", "UnloadModel", "SetModelLabel", "SetTrafficSplit", "SetShadow", "GetTraffic",
+    "RepositoryModelLoad", "RepositoryModelUnload",
 }  # fmt: skip
 built_rpcs = pytest.mark.parametrize("rpc", [rpc for rpc in RPCS if rpc.path.rpartition("/")[2] in BUILT], ids=str)
 
@@ -237,11 +246,13 @@ def test_no_request_is_left_unanswered_in_full(target: Target, rpc: Rpc) -> None
     run()
 
 
-def test_unbuilt_rpcs_refuse_whatever_is_sent(target: Target) -> None:
+def test_other_rpcs_refuse_whatever_is_sent(target: Target) -> None:
     for rpc in RPCS:
-        if rpc.path.rpartition("/")[2] not in BUILT:
+        name = rpc.path.rpartition("/")[2]
+        if name not in BUILT:
+            expected = grpc.StatusCode.PERMISSION_DENIED if name in MANAGING else grpc.StatusCode.UNIMPLEMENTED
             for message in (b"", b"\xff" * 100, b"\x12\x02" * 2000):
-                assert target.send(rpc, message) is grpc.StatusCode.UNIMPLEMENTED, rpc.path
+                assert target.send(rpc, message) is expected, rpc.path
 
 
 # each field in turn
@@ -310,6 +321,29 @@ def _generation_bases() -> Iterator[tuple[str, Message]]:
         yield "GenerateText", generation_pb2.GenerateTextRequest(request=request)
 
 
+def _inference_bases() -> Iterator[tuple[str, Message]]:
+    for kind in ("ServerLive", "ServerReady", "ServerMetadata", "RepositoryIndex", "ModelStatistics"):
+        yield kind, getattr(inference_pb, f"{kind}Request")()
+    for kind in ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"):
+        yield kind, getattr(inference_pb, f"{kind}Request")(name="mood.classify", version="1")
+    texts = {"name": "text_input", "datatype": "BYTES", "shape": [2, 1], "contents": {"bytes_contents": [b"a", b"b"]}}
+    ranked = {"name": "scores", "parameters": {"classification": {"int64_param": 2}}}
+    parameters = {"timeout": {"int64_param": 20_000_000}, "truncation_side": {"string_param": "left"}}
+    by_text = inference_pb.ModelInferRequest(
+        model_name="mood.classify", model_version="1", id="1", parameters=parameters, inputs=[texts], outputs=[ranked]
+    )
+    ids = [
+        {"name": name, "datatype": "INT64", "shape": [1, 3], "parameters": {"binary_data_size": {"int64_param": 24}}}
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    ]
+    by_tensors = inference_pb.ModelInferRequest(
+        model_name="mood", inputs=ids, outputs=[{"name": "logits"}], raw_input_contents=[b"\1\0\0\0\0\0\0\0" * 3] * 3
+    )
+    for request in (by_text, by_tensors):
+        yield "ModelInfer", request
+        yield "ModelStreamInfer", request
+
+
 def _bases() -> Iterator[tuple[str, Message]]:
     """Requests that are answered, by RPC."""
     ids = {name: _tensor(1, 1, 1) for name in ("input_ids", "attention_mask", "token_type_ids")}
@@ -337,8 +371,10 @@ def _bases() -> Iterator[tuple[str, Message]]:
     yield "Tokenize", embedding_pb2.TokenizeRequest(model={"name": "sentence"}, texts=["the cat"])
     yield "ListModels", model_service_pb2.ListModelsRequest(page_size=2)
     yield "GetModel", model_service_pb2.GetModelRequest(model={"name": "mood"})
+    yield "GetModelStatistics", model_service_pb2.GetModelStatisticsRequest()
     yield from _catalog_bases()
     yield from _generation_bases()
+    yield from _inference_bases()
     yield "Check", health_pb2.HealthCheckRequest(service="")
     yield "ServerReflectionInfo", reflection_pb2.ServerReflectionRequest(list_services="*")
 
