@@ -8,20 +8,34 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import numpy as np
+import onnx
 import pytest
 from contract.services_models import Serving, serving_models
 from decoder_folders import write_decoder
+from onnx import TensorProto, helper
 from traffic_models import asking, disagreeing, failing_on, slow, wait_until, write_versions
-from unit.models.small_models import write_embedder
+from unit.models.small_models import make_model, tensor, write_embedder, write_folder
 
 from headrace.v1 import classification_pb2, embedding_pb2
 from headrace_server.errors import Reason, ServingError
+from headrace_server.jobs.infer_queries import InferQuery
+from headrace_server.jobs.queries import ModelRef
+from headrace_server.serving.context import RequestContext
 from headrace_server.serving.repository import Repository
 from headrace_server.serving.statistics import ShadowSnapshot
 from headrace_server.serving.traffic import Shadow
 
 TIMEOUT_S = 20
 Classify = classification_pb2.ClassifyRequest
+INLINE = "[batching]\ninline = true\n"
+
+
+def times(factor: int) -> onnx.ModelProto:
+    """Tensors in, tensors out: x times a factor."""
+    nodes = [helper.make_node("Mul", ["x", "factor"], ["y"])]
+    rows = [tensor(name, TensorProto.FLOAT, "batch", 4) for name in ("x", "y")]
+    return make_model(nodes, rows[:1], rows[1:], {"factor": np.full((), factor, np.float32)})
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +45,10 @@ def s(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     write_versions(folder, "mood", v2=failing_on("bad"), v3=slow(200), v4=disagreeing())
     for version in "12":
         write_embedder(usual / "sentence" / version)
+        write_folder(usual / "times" / version, model__onnx=times(int(version)), headrace__toml=INLINE)
     with serving_models(folder, "auto") as serving:
         # Of each model version 1 answers.
-        for name in ("mood", "sentence"):
+        for name in ("mood", "sentence", "times"):
             repository(serving).load(name, "1").result(TIMEOUT_S)
         yield serving
 
@@ -41,7 +56,7 @@ def s(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 @pytest.fixture(autouse=True)
 def _no_shadow_is_left(s: Serving) -> Iterator[None]:
     yield
-    for name in ("mood", "sentence"):
+    for name in ("mood", "sentence", "times"):
         repository(s).set_shadow(name, None)
 
 
@@ -130,6 +145,23 @@ def test_a_share_of_the_requests_is_copied(s: Serving) -> None:
     assert wait_until(lambda: 15 <= shadowed(s, "4").num_requests - before <= 95)
     ask(s, "good cat")
     assert not s.server._copies._waiting
+
+
+def test_tensors_computed_on_the_transports_thread_are_copied_by_the_same_share(s: Serving) -> None:
+    infer = s.server.jobs.infer
+    query = InferQuery(model=ModelRef("times"), inputs={"x": np.ones((1, 4), np.float32)})
+    infer.submit(query, RequestContext()).result(TIMEOUT_S)
+    repository(s).set_shadow("times", Shadow("2", 0.5))
+    answered = 0
+    for _ in range(100):
+        answer = infer.answer_now(query, RequestContext())
+        answered += answer is not None
+        assert wait_until(lambda: not s.server._copies._waiting)
+    assert answered == 100
+    assert wait_until(lambda: 30 <= shadowed(s, "2", "times").num_requests <= 70)
+    seen = shadowed(s, "2", "times")
+    assert (seen.num_answers, seen.agreement) == (seen.num_requests, 0.0)
+    assert seen.mean_score_difference == pytest.approx(1)
 
 
 def test_a_request_that_names_its_version_is_not_copied(s: Serving) -> None:

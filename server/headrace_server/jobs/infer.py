@@ -76,7 +76,7 @@ class Infer:
             signature = _view(model, None).signature
             return InferResult(select(outputs, query.outputs, signature), ModelRef(query.model.name, model.version))
 
-        return self._submissions.compute_now(query.model, context, admit, finish)
+        return self._submissions.compute_now(query.model, context, admit, finish, partial(self._admit, query, None))
 
     def submit(self, query: InferQuery, context: RequestContext) -> Future[InferResult]:
         """Future of the outputs. Cuts, or prepares, here; answers on an engine's worker.

@@ -1,6 +1,7 @@
 """ShadowCopies: requests that were answered are asked again of another version, and the answers compared.
 
-engine worker    answer handed over ─▶ offer: into a bounded queue, or dropped
+engine worker    answer handed over ─▶ offer: into a bounded queue, or dropped (an answer that is computed on the
+                 transport's thread is offered just before it is handed over)
 shadow's thread  lease ─▶ the version's own preparation ─▶ its Batcher ─▶ compare ─▶ statistics, metrics, rules
 
 A copy never delays or fails the reply: it begins after it. One thread takes one copy after the other, so that a slow
@@ -15,7 +16,6 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, Protocol
@@ -23,7 +23,6 @@ from typing import Any, Protocol
 from headrace_server.errors import Reason, ServingError
 from headrace_server.jobs.comparison import compare, num_answers
 from headrace_server.jobs.submission import Admit, Leases
-from headrace_server.models.model import Row
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.row_servable import RowServable
 from headrace_server.serving.statistics import Comparison
@@ -97,11 +96,10 @@ class ShadowCopies:
         self._context: RequestContext | None = None  # of the copy under way
         self._closed = threading.Event()
 
-    def offer(self, model: str, version: str, admit: Admit[Any], rows: Sequence[Row], answer: Any) -> None:
+    def offer(self, model: str, version: str, admit: Admit[Any], size_bytes: int, answer: Any) -> None:
         """As `Copies.offer`: the copy is asked of `version` some time later, or dropped."""
         if not num_answers(answer):
             return
-        size_bytes = sum(array.nbytes for row in rows for array in row.arrays.values())
         with self._lock:
             if self._closed.is_set():
                 return
@@ -156,7 +154,9 @@ class ShadowCopies:
     def _ask(self, copy: _Copy, context: RequestContext) -> None:
         try:
             lease = self._versions.acquire(copy.model, version=copy.version)
-        except ServingError:  # it has gone since, and its statistics with it
+        except ServingError:  # it has gone since, or has to be brought back into memory first
+            with self._lock:
+                self._dropped[copy.model, copy.version] += 1
             if self._observer is not None:
                 self._observer.on_copy_dropped(copy.model, copy.version)
             return

@@ -44,9 +44,9 @@ Admit = Callable[[Model], tuple[Task, Sequence[Row], Finish[R]]]
 class Copies(Protocol):
     """Who has requests that were answered asked again of another version."""
 
-    def offer(self, model: str, version: str, admit: Admit[Any], rows: Sequence[Row], answer: Any) -> None:
-        """A request was answered with `answer`, from `rows`; `admit` makes rows of it by any model. Returns at once and
-        raises nothing."""
+    def offer(self, model: str, version: str, admit: Admit[Any], size_bytes: int, answer: Any) -> None:
+        """A request was answered with `answer`, from rows of so many bytes; `admit` makes rows of it by any model.
+        Returns at once and raises nothing."""
         ...
 
 
@@ -82,10 +82,12 @@ class Submissions:
         context: RequestContext,
         admit: Callable[[Model], tuple[Mapping[str, Array], int]],
         finish: Callable[[Model, Mapping[str, Array]], R],
+        copy: Admit[R],
     ) -> R | None:
         """What `finish` makes of the outputs, computed on this thread; None: it is to go `through_model`.
 
         admit   checks the request against the model; gives whole tensors of so many rows, by name
+        copy    the same request as `through_model` admits it, for a shadow
         raises  ServingError; nothing else
         """
         refuse_the_dead(context)
@@ -95,8 +97,8 @@ class Submissions:
             return None
         started = perf_counter_ns()
         servable = lease.servable
-        if lease.shadow or context.timings.trace is not None or not isinstance(servable, RowServable):
-            lease.release()  # copies and spans are made of rows in a batch
+        if context.timings.trace is not None or not isinstance(servable, RowServable):
+            lease.release()  # spans are made of rows in a batch
             return None
         timings, model, num_rows = context.timings, servable.model, 0
         try:
@@ -117,6 +119,9 @@ class Submissions:
             lease.end(timings, num_rows, ended_as(failure.reason, context))
             raise failure from error
         lease.end(timings, num_rows)
+        if lease.shadow and self._copies is not None:
+            size_bytes = sum(tensor.nbytes for tensor in tensors.values())
+            self._copies.offer(model.name, lease.shadow, copy, size_bytes, answer)
         return answer
 
     def with_model(self, ref: ModelRef, context: RequestContext, compute: Callable[[Model], R]) -> Future[R]:
@@ -159,7 +164,8 @@ class Submissions:
                 lease.end(context.timings, len(rows))  # before the answer is told: who sees it may rely on that
                 future.set_result(answer)
                 if lease.shadow and self._copies is not None:
-                    self._copies.offer(model.name, lease.shadow, admit, rows, answer)
+                    size_bytes = sum(array.nbytes for row in rows for array in row.arrays.values())
+                    self._copies.offer(model.name, lease.shadow, admit, size_bytes, answer)
 
         batch.add_done_callback(settle)
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 
 from headrace_server.errors import Reason, ServingError
@@ -83,10 +82,10 @@ def test_what_the_queue_does_not_hold_is_dropped_and_counted(
     repository: Repository, copies: ShadowCopies, told: Told
 ) -> None:
     gate, before = Gate(), shadowed(repository)
-    copies.offer("mood", "1", gate.admit, [], SERVED)
+    copies.offer("mood", "1", gate.admit, 0, SERVED)
     assert gate.entered.acquire(timeout=20)  # the first has left the queue
     for _ in range(5):
-        copies.offer("mood", "1", gate.admit, [], SERVED)
+        copies.offer("mood", "1", gate.admit, 0, SERVED)
     assert told.num_dropped == 2
     gate.open.set()
     wait_until(lambda: len(told.copies) == 4)
@@ -96,13 +95,13 @@ def test_what_the_queue_does_not_hold_is_dropped_and_counted(
 
 
 def test_what_would_hold_too_much_memory_is_dropped(copies: ShadowCopies, told: Told) -> None:
-    gate, large = Gate(), [Row({"image": np.empty(40 << 20, np.uint8)})]
+    gate, large = Gate(), 40 << 20
     copies.offer("mood", "1", gate.admit, large, SERVED)
     assert gate.entered.acquire(timeout=20)
     copies.offer("mood", "1", gate.admit, large, SERVED)
     copies.offer("mood", "1", gate.admit, large, SERVED)
     assert told.num_dropped == 1
-    copies.offer("mood", "1", gate.admit, [], SERVED)
+    copies.offer("mood", "1", gate.admit, 0, SERVED)
     assert told.num_dropped == 1
     gate.open.set()
     wait_until(lambda: len(told.copies) == 3)
@@ -125,7 +124,7 @@ def test_a_copy_that_fails_is_told_apart_from_one_that_was_never_asked(
         raise error
 
     before = shadowed(repository)
-    copies.offer("mood", "1", admit, [], SERVED)
+    copies.offer("mood", "1", admit, 0, SERVED)
     wait_until(lambda: told.num_failed + told.num_dropped)
     assert told.num_failed == (outcome == "failed")
     after = shadowed(repository)
@@ -134,19 +133,19 @@ def test_a_copy_that_fails_is_told_apart_from_one_that_was_never_asked(
 
 
 def test_a_version_that_has_gone_drops_its_copies(copies: ShadowCopies, told: Told) -> None:
-    copies.offer("mood", "99", Gate().admit, [], SERVED)
+    copies.offer("mood", "99", Gate().admit, 0, SERVED)
     wait_until(lambda: told.num_dropped)
 
 
 def test_what_cannot_be_compared_is_not_copied(copies: ShadowCopies) -> None:
-    copies.offer("mood", "1", Gate().admit, [], "a text")
+    copies.offer("mood", "1", Gate().admit, 0, "a text")
     assert copies._thread is None
 
 
 def test_closing_drops_what_waits_and_ends_the_thread(repository: Repository, told: Told) -> None:
     copies, gate = ShadowCopies(repository, told), Gate()
     for _ in range(3):
-        copies.offer("mood", "1", gate.admit, [], SERVED)
+        copies.offer("mood", "1", gate.admit, 0, SERVED)
     assert gate.entered.acquire(timeout=20)
     closing = threading.Thread(target=copies.close)
     closing.start()
@@ -155,6 +154,6 @@ def test_closing_drops_what_waits_and_ends_the_thread(repository: Repository, to
     closing.join(20)
     assert copies._thread is not None
     assert not copies._thread.is_alive()
-    copies.offer("mood", "1", gate.admit, [], SERVED)
+    copies.offer("mood", "1", gate.admit, 0, SERVED)
     assert not copies._waiting
     assert told.num_dropped == 1, "the one under way was given up"
