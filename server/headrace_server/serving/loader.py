@@ -18,6 +18,7 @@ from headrace_server.serving.decoder.observer import DecoderObserver
 from headrace_server.serving.loading import load_servable
 from headrace_server.serving.memory import MemoryBudget
 from headrace_server.serving.servable import Servable
+from headrace_server.serving.statistics import VersionStatistics
 from headrace_server.serving.version import Version
 from headrace_server.serving.version_observer import VersionObserver
 from headrace_server.telemetry.stall_meter import StallMeter
@@ -92,7 +93,7 @@ class Loader:
             take_room(entry, model)
         if self._admit is not None:
             self._admit(model)
-        observer = VersionObserver(entry.statistics, self._batches, self._decoders)
+        observer = VersionObserver(VersionStatistics())  # what is asked to check it counts nowhere
         servable = load_servable(model, self._threads, batches=observer, decoders=observer)
         try:
             if self._check is not None:
@@ -102,4 +103,5 @@ class Loader:
         except BaseException:
             servable.close()
             raise
+        observer.tell(entry.statistics, self._batches, self._decoders)
         return servable

@@ -1,4 +1,4 @@
-"""Repository: the models of a directory, which of their versions are loaded, and what operators decide about them.
+"""Repository: the models of a directory, and which of their versions are loaded.
 
 Requests that name neither version nor label go by the model's split where one is set, else to the pinned version, else
 to the newest that is ready. While a newer one loads, what serves goes on serving; at start nothing answers for it. A
@@ -9,28 +9,23 @@ one goes on and says why.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
 from headrace_server.config import LifecycleOptions, ThreadBudget
 from headrace_server.errors import Reason, Resource, ServingError
-from headrace_server.models.layout import VERSIONS_NAME, FoundVersion, Layout, fingerprint, read_layout, version_key
+from headrace_server.models.layout import FoundVersion, Layout, fingerprint, read_layout, version_key
 from headrace_server.models.load import LoadDefaults
 from headrace_server.models.model import Model
 from headrace_server.serving.batch import BatchObserver
-from headrace_server.serving.decisions import Decisions
+from headrace_server.serving.decided_store import DecidedStore
 from headrace_server.serving.decoder.observer import DecoderObserver
 from headrace_server.serving.known_model import KnownModel
 from headrace_server.serving.loader import Check, Loader
 from headrace_server.serving.memory import MemoryBudget
-from headrace_server.serving.state_file import StateFile
 from headrace_server.serving.statistics import RequestObserver
-from headrace_server.serving.traffic import Shadow, TrafficSplit, VersionChoices, check_label
 from headrace_server.serving.version import Lease, ModelState, ModelStatus, Version
-from headrace_server.serving.version_policy import VersionPolicy
-from headrace_server.serving.version_store import VersionStore
-from headrace_server.serving.versions_file import VersionsFile, read_versions_file
 from headrace_server.serving.watch import Look, VersionName, Watcher, take_look
 from headrace_server.telemetry.stall_meter import StallMeter
 
@@ -44,7 +39,7 @@ _GONE = "its folder is no longer there"
 _CHANGED = "its files have changed"
 
 
-class Repository(VersionStore):
+class Repository(DecidedStore):
     """The versions of one directory. Thread-safe.
 
     directory  `<name>/<version>/…`, a folder a model, or one model's folder
@@ -88,24 +83,19 @@ class Repository(VersionStore):
         )
         super().__init__(
             loader,
+            lifecycle=lifecycle,
+            memory=memory,
             requests=requests,
             on_change=on_change,
             num_loaders=num_loaders,
-            memory=memory,
-            idle_s=lifecycle.idle_unload_s,
         )
         self._directory = directory
-        self._policy = VersionPolicy.parse(lifecycle.versions)
-        self._state = StateFile(lifecycle.state_file)
-        self._decisions: dict[str, Decisions] = {}
         self._found: dict[VersionName, FoundVersion] = {}
-        self._files: dict[str, VersionsFile] = {}  # what each model's file said when it was last valid
         self._last_look: Look | None = None
         self._watcher = Watcher(self.look, lifecycle.poll_s) if lifecycle.poll_s else None
         idle_s = lifecycle.idle_unload_s
         self._idle_watcher = Watcher(self.residence.rest_idle, max(0.05, idle_s / 8)) if idle_s else None
         self._layout_notes: tuple[str, ...] = ()
-        self._state_note = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -130,7 +120,7 @@ class Repository(VersionStore):
             self._idle_watcher.start()
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """As `VersionStore.close`."""
+        """As `VersionStore.close`, and looks no more."""
         for watcher in (self._watcher, self._idle_watcher):
             if watcher is not None:
                 watcher.stop()
@@ -221,150 +211,6 @@ class Repository(VersionStore):
             self._load_again(settled)
             self._reconcile(list(self._models.values()))
 
-    # what operators decide
-
-    def set_label(self, name: str, label: str, version: str) -> Mapping[str, str]:
-        """Puts a label on a version that is known, whatever its state; "" takes it off. All labels of the model then.
-
-        raises  ServingError INVALID_INPUT; MODEL_NOT_FOUND, VERSION_NOT_FOUND; STORAGE_FAILED
-        """
-        check_label(label)
-        with self._control:
-            with self._lock:
-                model = self._known(name)
-                if version:
-                    model.require_known(version)
-            self._decide(model, self._decided(name).after_label(model.choices, label, version))
-            logger.info("model %s: label %s: %s", name, label, version or "taken off")
-            self._reconcile([model])
-            labels = dict(model.choices.labels)
-        self._tell()
-        return labels
-
-    def set_split(self, name: str, split: TrafficSplit) -> TrafficSplit:
-        """Splits a model's traffic between ready versions; without shares: no split any more.
-
-        raises  ServingError INVALID_INPUT; MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_LOADING, MODEL_FAILED;
-                STORAGE_FAILED
-        """
-        split.check()
-        with self._control:
-            with self._lock:
-                model = self._known(name)
-                for share in split.shares:
-                    model.require_ready(share.version)
-            self._decide(model, self._decided(name).after_split(split))
-            logger.info("model %s: split %s", name, {each.version: each.weight for each in split.shares} or "ended")
-            self._reconcile([model])
-        self._tell()
-        return split
-
-    def set_shadow(self, name: str, shadow: Shadow | None) -> Shadow | None:
-        """Has copies of a model's requests sent to a ready version; None: no more.
-
-        raises  as `set_split` does; UNSUPPORTED for a version that generates text
-        """
-        if shadow is not None:
-            shadow.check()
-        with self._control:
-            with self._lock:
-                model = self._known(name)
-                entry = None if shadow is None else model.require_ready(shadow.version)
-            if entry is not None and entry.model is not None and entry.model.generator is not None:
-                raise ServingError(
-                    Reason.UNSUPPORTED,
-                    f"model {name!r} version {entry.version!r} generates text, and cannot be a shadow: two"
-                    " texts may differ and both be right",
-                    model=name,
-                    version=entry.version,
-                )
-            self._decide(model, self._decided(name).after_shadow(shadow))
-            logger.info("model %s: shadow %s", name, shadow or "ended")
-            self._reconcile([model])
-        self._tell()
-        return shadow
-
-    def split(self, name: str) -> TrafficSplit:
-        """A model's split as it stands; without shares where there is none. Raises ServingError MODEL_NOT_FOUND."""
-        with self._lock:
-            return self._known(name).choices.split or TrafficSplit()
-
-    def shadow(self, name: str) -> Shadow | None:
-        """A model's shadow as it stands. Raises ServingError MODEL_NOT_FOUND."""
-        with self._lock:
-            return self._known(name).choices.shadow
-
-    def traffic(self) -> Mapping[str, VersionChoices]:
-        """What is decided about every model that has a split or a shadow, by name."""
-        with self._lock:
-            standing = {name: model.choices for name, model in self._models.items()}
-        return {name: each for name, each in standing.items() if each.split is not None or each.shadow is not None}
-
-    def roll_back(self, name: str, version: str, reason: str) -> bool:
-        """Gives all traffic of a model's split to its main version, and notes at `version` why. False: there is nothing
-        to roll back, as `version` gets no traffic by a split or is the main version.
-
-        It is done even where it cannot be kept for the next start.
-        """
-        with self._control:
-            with self._lock:
-                model = self._known(name)
-                split = model.choices.split
-            if split is None or version == split.main_version:
-                return False
-            if not any(share.weight for share in split.shares if share.version == version):
-                return False
-            said = f"rolled back: {reason}"
-            logger.warning("model %s/%s: %s; all traffic goes to %s", name, version, said, split.main_version)
-            decisions = self._decided(name).after_rollback(split, version, said)
-            try:
-                self._decide(model, decisions)
-            except ServingError as error:
-                logger.error("model %s: the rollback holds until a restart: %s", name, error.message)
-                self._decisions[name] = decisions
-                self._choose_again(model)
-        self._tell()
-        return True
-
-    # decisions; all under `_control`
-
-    def _decided(self, name: str) -> Decisions:
-        return self._decisions.get(name, Decisions())
-
-    def _decide(self, model: KnownModel, decisions: Decisions) -> None:
-        """Keeps decisions, and then makes them stand. Raises ServingError STORAGE_FAILED; then the old ones stand."""
-        if decisions == self._decided(model.name):
-            return
-        decided = {**self._decisions, model.name: decisions}
-        self._state.save(decided)
-        self._decisions = decided
-        self._choose_again(model)
-
-    def _choose_again(self, model: KnownModel) -> None:
-        file = self._files.get(model.name, VersionsFile())
-        with self._lock:
-            model.policy = file.policy or self._policy
-            model.choices = self._decided(model.name).over(file.choices)
-            self._choose_serving(model)
-
-    def _decided_by_load(self, model: KnownModel, version: str, serve: bool) -> Decisions:
-        decided = self._decided(model.name)
-        with self._lock:
-            present = model.versions.get(version)
-            serving = present is not None and model.serves(present)
-            newest = model.newest_of({*model.ready(), version}, held=decided.held - {version})
-            left_out = version not in model.policy.chosen(list(model.versions))
-        if serving or not serve:
-            return decided.after_load(version, serve=serving, left_out=left_out, pinned=None)
-        return decided.after_load(version, serve=True, left_out=left_out, pinned="" if newest == version else version)
-
-    def _before_ready(self, model: KnownModel, entry: Version) -> None:
-        if entry.serve is not None:
-            self._decide(model, self._decided_by_load(model, entry.version, entry.serve))
-
-    def _after_load(self, model: KnownModel) -> None:
-        self._reconcile([model])
-
     # the directory; all under `_control`
 
     def _take_in(self, layout: Layout, gone: Iterable[VersionName] = ()) -> None:
@@ -395,24 +241,16 @@ class Repository(VersionStore):
             del model.versions[version]
             self._choose_serving(model)
 
-    def _read_file(self, model: KnownModel, path: Path | None) -> None:
-        """What the model's file says; of one that is not valid, the last valid one stands."""
-        fault = ""
-        try:
-            said = VersionsFile() if path is None else read_versions_file(path)
-        except ServingError as error:
-            fault, said = error.message, self._files.get(model.name, VersionsFile())
-        if fault and fault != model.fault:
-            logger.error("model %s: %s; the file is passed over", model.name, fault)
-        self._files[model.name] = said
-        model.fault = fault or _absent(said, model.versions)
-
     def _load_again(self, settled: Mapping[VersionName, str]) -> None:
         """Loads what is ready or has failed, and whose files have changed and rest."""
         for name, mark in settled.items():
             model = self._models.get(name[0])
             entry = None if model is None else model.versions.get(name[1])
-            if model is None or entry is None or mark in (entry.fingerprint, entry.refused):
+            if model is None or entry is None or mark == entry.refused:
+                continue
+            if mark == entry.fingerprint:
+                if entry.refused:  # the files are those that serve again
+                    entry.refused = entry.reason = ""
                 continue
             if entry.state is ModelState.READY and name[1] not in model.candidates:
                 self._begin(model, self._found[name], None)
@@ -441,17 +279,6 @@ class Repository(VersionStore):
         missing.sort(key=lambda each: version_key(each[2]), reverse=True)
         for _, model, version in sorted(missing, key=lambda each: each[0]):
             self._begin(model, self._found[model.name, version], None)
-
-
-def _absent(said: VersionsFile, known: Container[str]) -> str:
-    """Which versions a file names that are not there."""
-    choices = said.choices
-    named = {f"labels.{label}": version for label, version in choices.labels.items()}
-    named |= {f"split.{share.version}": share.version for share in (choices.split.shares if choices.split else ())}
-    named |= {} if choices.shadow is None else {"shadow.version": choices.shadow.version}
-    named |= {f"policy[{index}]": version for index, version in enumerate(said.policy.names if said.policy else ())}
-    absent = [f"{key}: no version {version!r}" for key, version in named.items() if version not in known]
-    return f"{VERSIONS_NAME}: {'; '.join(absent)}" if absent else ""
 
 
 def _is_loading(entry: Version, version: str) -> bool:

@@ -23,6 +23,12 @@ class VersionObserver:
         batches: BatchObserver | None = None,
         decoders: DecoderObserver | None = None,
     ) -> None:
+        self.tell(statistics, batches, decoders)
+
+    def tell(
+        self, statistics: VersionStatistics, batches: BatchObserver | None, decoders: DecoderObserver | None
+    ) -> None:
+        """Whom it tells from now on."""
         self._statistics = statistics
         self._batches = batches
         self._decoders = decoders

@@ -16,7 +16,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from headrace_server.errors import Reason, Resource, ServingError
@@ -165,8 +165,8 @@ class VersionStore(ABC):
         """A version is loaded and about to be ready. Raises ServingError where it must not be. Under `_control`."""
 
     @abstractmethod
-    def _after_load(self, model: KnownModel) -> None:
-        """A load has ended. Under `_control`."""
+    def _reconcile(self, models: Iterable[KnownModel]) -> None:
+        """Versions or decisions have changed: loads what is wanted, unloads what is not. Under `_control`."""
 
     def _begin(self, model: KnownModel, found: FoundVersion, serve: bool | None) -> Version:
         """A version's loading: beside itself where it is ready, else in its own place. Under `_control`."""
@@ -207,7 +207,7 @@ class VersionStore(ABC):
             with self._lock:
                 status = self._put_in_place(model, entry, servable, "" if failure is None else failure.message)
             if not self._closing:
-                self._after_load(model)
+                self._reconcile([model])
         if servable is None:
             self.residence.release(entry)
         entry.loaded.set_result(status)

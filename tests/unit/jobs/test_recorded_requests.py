@@ -152,6 +152,8 @@ def test_a_version_that_answers_otherwise_is_not_served(mood: Path, tmp_path: Pa
         assert (newer.state, older.state) == (ModelState.FAILED, ModelState.READY)
         assert newer.reason == "warmup/a.json: not as recorded: [0]: expected 'bad' 1.0000, got 0.1338"
         assert older.serving
+        ((_, _, counts),) = repository.statistics()
+        assert (counts.num_succeeded, counts.num_batches) == (0, 0)  # what is asked to check it is no traffic
     finally:
         repository.close()
 

@@ -112,6 +112,21 @@ def test_a_corrupt_replacement_leaves_the_old_serving_and_is_not_tried_again(ope
     assert (answer(repository), reason(repository)) == (8, "")
 
 
+def test_files_put_back_as_they_were_need_no_load(opened: Opened) -> None:
+    repository = opened()
+    look(repository)
+    folder = opened.directory / "m" / "1"
+    aside = folder.rename(opened.directory.parent / "aside")
+    put(folder, None)
+    look(repository, 2)
+    assert reason(repository)
+    shutil.rmtree(folder)
+    aside.rename(folder)
+    look(repository, 2)
+    assert reason(repository) == ""
+    assert repository.num_loads() == {("m", "succeeded"): 1, ("m", "failed"): 1}
+
+
 def test_a_failed_version_is_tried_again_when_its_files_change_and_not_before(opened: Opened) -> None:
     put(opened.directory / "m" / "2", None)
     repository = opened()
