@@ -135,20 +135,20 @@ class SlotState:
         self._sources[target] = self._sources[source]
         self.lengths[target] = length
 
-    def save(self, slot: int, length: int) -> SavedPrefix:
+    def save(self, slot: int, length: int, *, start: int = 0) -> SavedPrefix:
         self._enter("save")
-        if not 0 < length <= self.lengths[slot]:
-            self.broken.append(f"{length} of {self.lengths[slot]} tokens saved")
+        if not 0 <= start < length <= self.lengths[slot]:
+            self.broken.append(f"{start} to {length} of {self.lengths[slot]} tokens saved")
         self.saved += 1
-        return self._tokens[slot, :length].copy()
+        return self._tokens[slot, start:length].copy()
 
-    def restore(self, saved: SavedPrefix, slot: int, length: int) -> None:
+    def restore(self, saved: SavedPrefix, slot: int, length: int, *, start: int = 0) -> None:
         self._enter("restore")
-        if self.lengths[slot]:
-            self.broken.append("a restore into a slot that is not empty")
-        if length > len(saved):
-            self.broken.append(f"{length} of {len(saved)} saved tokens restored")
-        self._tokens[slot, :length] = saved[:length]
+        if self.lengths[slot] != start:
+            self.broken.append(f"a restore at {start} into a slot of {self.lengths[slot]}")
+        if not 0 < length - start <= len(saved):
+            self.broken.append(f"{length - start} of {len(saved)} saved tokens restored")
+        self._tokens[slot, start:length] = saved[: length - start]
         self.lengths[slot] = length
 
     def close(self) -> None:

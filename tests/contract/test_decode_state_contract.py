@@ -155,6 +155,27 @@ def test_a_beginning_is_the_text_cut_there(state: DecodeState) -> None:
     assert same(logits[2], wanted)
 
 
+def test_parts_that_were_saved_are_put_together_again(state: DecodeState) -> None:
+    if not state.decode_info.chunked or state.decode_info.encoder_decoder:
+        pytest.skip("nothing of a prompt is kept")
+    wanted = alone(state, SOURCES[2], 7, 8, 30)
+    state.prefill(0, ids(*SOURCES[2]))
+    for token in (7, 8):
+        state.decode(ids(token))
+    length = state.length(0)
+    parts = [(start, state.save(0, min(start + 2, length), start=start)) for start in range(0, length, 2)]
+    beginning = state.save(0, length)
+    state.decode(ids(9))
+    for start, part in parts:
+        state.restore(part, 1, min(start + 2, length), start=start)
+    state.restore(beginning, 2, 3)  # a part of what was saved, and behind it a part of another
+    state.restore(state.save(0, length, start=3), 2, length, start=3)
+    assert [state.length(slot) for slot in (1, 2)] == [length, length]
+    logits = state.decode(ids(3, 30, 30))
+    assert same(logits[1], wanted)
+    assert same(logits[2], wanted)
+
+
 def test_parts_are_the_whole(state: DecodeState) -> None:
     if not state.decode_info.chunked:
         pytest.skip("prompts are read whole")

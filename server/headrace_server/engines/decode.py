@@ -86,12 +86,12 @@ class DecodeState(Protocol):
         """The target holds the first `length` tokens of the source, which keeps its own (beams, choices)."""
         ...
 
-    def save(self, slot: int, length: int) -> SavedPrefix:
-        """A copy of the slot's first `length` tokens, kept by the caller as long as it wants."""
+    def save(self, slot: int, length: int, *, start: int = 0) -> SavedPrefix:
+        """A copy of the slot's tokens from `start` to before `length`, kept by the caller as long as it wants."""
         ...
 
-    def restore(self, saved: SavedPrefix, slot: int, length: int) -> None:
-        """The empty slot holds the first `length` tokens of what was saved."""
+    def restore(self, saved: SavedPrefix, slot: int, length: int, *, start: int = 0) -> None:
+        """The slot, which holds `start` tokens, holds `length`: the rest is what was saved from `start` on."""
         ...
 
     def close(self) -> None:

@@ -117,11 +117,19 @@ class CopiedDecode:
     def copy(self, source: int, target: int, length: int) -> None:
         self._slots[target] = self._beginning(self._slots[source], length)
 
-    def save(self, slot: int, length: int) -> SavedPrefix:
-        return self._beginning(self._slots[slot], length)
+    def save(self, slot: int, length: int, *, start: int = 0) -> SavedPrefix:
+        held = self._slots[slot]
+        return self._part(held, start, length) if start else self._beginning(held, length)
 
-    def restore(self, saved: SavedPrefix, slot: int, length: int) -> None:
-        self._slots[slot] = self._beginning(saved, length)
+    def restore(self, saved: SavedPrefix, slot: int, length: int, *, start: int = 0) -> None:
+        if not start:
+            self._slots[slot] = self._beginning(saved, length)
+            return
+        held = self._slots[slot]
+        for name, value in self._part(saved, 0, length - start).states.items():
+            if name not in self._names.fixed_after_first:
+                held.states[name] = self._joined(held.states[name], value)
+        held.length = length
 
     def close(self) -> None:
         self._decoder = self._encoder = None
@@ -190,6 +198,20 @@ class CopiedDecode:
                 array = np.ascontiguousarray(value.numpy()[:, :, :length])
                 part.states[name] = self._runtime.OrtValue.ortvalue_from_numpy(array)
         return part
+
+    def _part(self, held: _Slot, start: int, end: int) -> _Slot:
+        """The states that grow, from `start` to before `end`."""
+        part = _Slot()
+        part.length = end - start
+        for name, value in held.states.items():
+            if name not in self._names.fixed_after_first:
+                array = np.ascontiguousarray(value.numpy()[:, :, start:end])
+                part.states[name] = self._runtime.OrtValue.ortvalue_from_numpy(array)
+        return part
+
+    def _joined(self, first: Any, second: Any) -> Any:
+        array = np.concatenate([first.numpy(), second.numpy()], axis=2)
+        return self._runtime.OrtValue.ortvalue_from_numpy(array)
 
     def _empty(self, name: str) -> Any:
         """Nothing yet: a past of no tokens; of one where the graph chooses its branch, which does not read it then."""

@@ -134,12 +134,12 @@ class SharedBufferDecode:
             memory[target, :, :length] = memory[source, :, :length]
         self._lengths[target] = length
 
-    def save(self, slot: int, length: int) -> SavedPrefix:
-        return [memory[slot, :, :length].copy() for memory in self._memory]
+    def save(self, slot: int, length: int, *, start: int = 0) -> SavedPrefix:
+        return [memory[slot, :, start:length].copy() for memory in self._memory]
 
-    def restore(self, saved: SavedPrefix, slot: int, length: int) -> None:
+    def restore(self, saved: SavedPrefix, slot: int, length: int, *, start: int = 0) -> None:
         for memory, kept in zip(self._memory, saved, strict=True):
-            memory[slot, :, :length] = kept[:, :length]
+            memory[slot, :, start:length] = kept[:, : length - start]
         self._lengths[slot] = length
 
     def close(self) -> None:

@@ -14,8 +14,18 @@ from headrace_server.serving.decoder.prefix_cache import BLOCK, PrefixCache
 from headrace_server.serving.decoder.sequence import SamplingOptions
 
 
-def saver(tokens: Tokens) -> Callable[[int], Tokens]:
-    return lambda length: tokens[:length].copy()
+def saver(tokens: Tokens) -> Callable[[int, int], Tokens]:
+    return lambda start, end: tokens[start:end].copy()
+
+
+def found(prefixes: PrefixCache, asked: Tokens) -> Tokens:
+    """What is found of `asked`, put together as a slot would be."""
+    held = asked[:0]
+    for piece in prefixes.find(asked):
+        assert piece.start == len(held)
+        held = np.concatenate([held, piece.saved[: piece.end - piece.start]])
+        assert len(held) == piece.end
+    return held
 
 
 def cache(num_tokens: int) -> PrefixCache:
@@ -29,20 +39,15 @@ def test_the_longest_beginning_is_found_in_whole_blocks() -> None:
     assert prefixes.num_bytes == 96 * 10
     for shared, length in [(31, 0), (32, 32), (70, 64), (96, 96), (99, 96)]:
         asked = np.concatenate([tokens[:shared], prompt(50, 1)])
-        found = prefixes.find(asked)
-        assert (found[1] if found else 0) == length, shared
-        if found:
-            np.testing.assert_array_equal(found[0][:length], asked[:length])
+        np.testing.assert_array_equal(found(prefixes, asked), asked[:length])
 
 
 def test_a_whole_prompt_is_never_taken_from_the_cache() -> None:
     prefixes = cache(1000)
     tokens = prompt(64)
     prefixes.keep(tokens, saver(tokens))
-    found = prefixes.find(tokens)
-    assert found is not None
-    assert found[1] == 32
-    assert prefixes.find(tokens[:32]) is None
+    assert len(found(prefixes, tokens)) == 32
+    assert not prefixes.find(tokens[:32])
 
 
 def test_what_was_used_longest_ago_leaves_first_and_the_bound_holds() -> None:
@@ -50,9 +55,9 @@ def test_what_was_used_longest_ago_leaves_first_and_the_bound_holds() -> None:
     kept = [prompt(64, seed) for seed in range(4)]
     for tokens in kept:
         prefixes.keep(tokens, saver(tokens))
-    assert prefixes.find(np.append(kept[0], 5)) is not None  # used: now the second leaves first
+    assert prefixes.find(np.append(kept[0], [5, 5]))  # used: now the second leaves first
     prefixes.keep(prompt(70, 9), saver(prompt(70, 9)))
-    assert [prefixes.find(np.append(tokens, 5)) is not None for tokens in kept] == [True, False, True, True]
+    assert [len(found(prefixes, np.append(tokens, [5, 5]))) for tokens in kept] == [64, 0, 64, 64]
     assert prefixes.num_bytes == 4 * 64 * 10
 
 
@@ -61,10 +66,65 @@ def test_what_a_longer_sequence_holds_is_not_kept_twice() -> None:
     tokens = prompt(128)
     prefixes.keep(tokens[:64], saver(tokens))
     prefixes.keep(tokens, saver(tokens))
-    assert (len(prefixes), prefixes.num_bytes) == (1, 1280)
+    assert prefixes.num_bytes == 1280
     prefixes.keep(tokens[:96], saver(tokens))
-    assert (len(prefixes), prefixes.num_bytes) == (1, 1280)
-    assert prefixes.find(np.append(tokens[:96], 5)) is not None
+    assert prefixes.num_bytes == 1280
+    np.testing.assert_array_equal(found(prefixes, np.append(tokens[:96], [5, 5])), tokens[:96])
+
+
+def test_what_many_share_is_kept_once() -> None:
+    prefixes = cache(100_000)
+    system = prompt(300)
+    whole = [np.concatenate([system, prompt(70, tail)]) for tail in range(1, 101)]
+    for tokens in whole:
+        prefixes.keep(tokens, saver(tokens))
+    assert prefixes.num_bytes == (352 + 99 * 64) * 10, "288 tokens are all of them's"
+    for tokens in whole:
+        np.testing.assert_array_equal(found(prefixes, tokens), tokens[:352])
+    turns = [np.concatenate([tokens, prompt(90, tail)]) for tail, tokens in enumerate(whole)]
+    for tokens in turns[:10]:
+        prefixes.keep(tokens, saver(tokens))
+        np.testing.assert_array_equal(found(prefixes, np.append(tokens, [5, 5])), tokens[:448])
+
+
+def test_what_others_follow_stays_as_long_as_they_do() -> None:
+    prefixes = cache(10 * BLOCK)
+    system = prompt(4 * BLOCK)
+    whole = [np.concatenate([system, prompt(2 * BLOCK, tail)]) for tail in range(1, 9)]
+    for tokens in whole:
+        prefixes.keep(tokens, saver(tokens))
+        assert prefixes.num_bytes <= 10 * BLOCK * 10
+    # The first piece is the system prompt with its first tail; room is left for two more tails, the newest.
+    lengths = [len(found(prefixes, np.append(tokens, [5, 5]))) // BLOCK for tokens in whole]
+    assert lengths == [6, 4, 4, 4, 4, 4, 6, 6]
+
+
+def test_one_that_would_not_fit_behind_what_it_follows_is_kept_alone() -> None:
+    prefixes = cache(10 * BLOCK)
+    first = prompt(9 * BLOCK)
+    second = np.concatenate([first[:BLOCK], prompt(7 * BLOCK, 1)])
+    prefixes.keep(first, saver(first))
+    prefixes.keep(second, saver(second))
+    assert prefixes.num_bytes == 8 * BLOCK * 10
+    np.testing.assert_array_equal(found(prefixes, np.append(second, [5, 5])), second)
+
+
+def test_any_order_of_keeping_and_finding_holds_the_bound_and_finds_what_was_kept() -> None:
+    random = np.random.default_rng(4)
+    prefixes = cache(40 * BLOCK)
+    texts = [prompt(5 * BLOCK, seed) for seed in range(6)]
+    for _ in range(3000):
+        pieces = [texts[place][: int(random.integers(1, 6)) * BLOCK - int(random.integers(0, 9))]
+                  for place in random.integers(0, len(texts), int(random.integers(1, 4)))]  # fmt: skip
+        tokens = np.concatenate(pieces)
+        if random.random() < 0.5:
+            prefixes.keep(tokens, saver(tokens))
+            length = min(len(tokens), 40 * BLOCK) // BLOCK * BLOCK
+            assert len(found(prefixes, np.append(tokens, [5, 5]))) >= length
+        held = found(prefixes, tokens)
+        np.testing.assert_array_equal(held, tokens[: len(held)])
+        assert prefixes.num_bytes <= 40 * BLOCK * 10
+    assert prefixes.num_bytes > 20 * BLOCK * 10
 
 
 def test_a_sequence_larger_than_the_cache_is_kept_as_far_as_it_goes() -> None:
@@ -72,9 +132,7 @@ def test_a_sequence_larger_than_the_cache_is_kept_as_far_as_it_goes() -> None:
     tokens = prompt(200)
     prefixes.keep(tokens, saver(tokens))
     assert prefixes.num_bytes == 640
-    found = prefixes.find(tokens)
-    assert found is not None
-    assert found[1] == 64
+    assert len(found(prefixes, tokens)) == 64
 
 
 def test_a_cache_without_memory_keeps_nothing() -> None:
@@ -82,7 +140,7 @@ def test_a_cache_without_memory_keeps_nothing() -> None:
     tokens = prompt(200)
     prefixes.keep(tokens, saver(tokens))
     assert len(prefixes) == 0
-    assert prefixes.find(tokens) is None
+    assert not prefixes.find(tokens)
 
 
 def test_keys_that_collide_are_told_apart_by_their_tokens(monkeypatch: object) -> None:
@@ -95,10 +153,10 @@ def test_keys_that_collide_are_told_apart_by_their_tokens(monkeypatch: object) -
     prefixes = cache(1000)
     kept, other = prompt(64), prompt(65, 1)
     prefixes.keep(kept, saver(kept))
-    assert prefixes.find(other) is None
+    assert not prefixes.find(other)
     prefixes.keep(other, saver(other))
-    assert prefixes.find(np.append(kept, 3)) is not None
-    assert prefixes.find(np.append(other[:64], 3)) is not None
+    np.testing.assert_array_equal(found(prefixes, np.append(kept, [3, 3])), kept)
+    np.testing.assert_array_equal(found(prefixes, np.append(other[:64], [3, 3])), other[:64])
 
 
 # in a decoder

@@ -76,10 +76,11 @@ class ComputedPrompts:
             length = _num_shared(prompt[:-2], running.owner.request.prompt)
             if length > shared:
                 donor, shared = running, length
-        kept = self._cache.find(prompt)
-        if kept is not None and kept[1] >= shared:
-            self._state.restore(kept[0], row.slot, kept[1])
-            return kept[1]
+        pieces = self._cache.find(prompt)
+        if pieces and pieces[-1].end >= shared:
+            for piece in pieces:
+                self._state.restore(piece.saved, row.slot, piece.end, start=piece.start)
+            return pieces[-1].end
         if donor is None or shared < BLOCK:  # copying fewer costs more than it saves
             return 0
         self._slots.overwrite(donor, row, shared)
@@ -92,7 +93,7 @@ class ComputedPrompts:
         slot = sequence.rows[0].slot
         try:
             tokens = sequence.held_tokens(self._state.length(slot))
-            self._cache.keep(tokens, lambda length: self._state.save(slot, length))
+            self._cache.keep(tokens, lambda start, end: self._state.save(slot, end, start=start))
         except Exception:
             logger.exception("a prefix could not be kept")
 
