@@ -98,7 +98,7 @@ def test_times_and_version_are_told_in_the_context(classify: Classify, metrics: 
     assert timings.preprocess_ns > 0
     assert timings.infer_ns > 0
     assert timings.postprocess_ns > 0
-    counts, _ = metrics._of("mood", "1").preprocess.read()
+    counts, _ = metrics.stages.child("mood", "1", "preprocess").read()
     assert sum(counts) >= 1
 
 
