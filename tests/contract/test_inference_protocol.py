@@ -313,8 +313,8 @@ def test_statistics_count_requests_rows_runs_and_failures(client: InferenceClien
     spent = 0
     for stage in ("queue", "compute_input", "compute_infer", "compute_output"):
         assert getattr(stats, stage).count == stats.success.count
-        spent += getattr(stats, stage).ns - getattr(was, stage).ns
-    assert 0 < spent <= stats.success.ns - was.success.ns
+        spent += getattr(stats, stage).ns
+    assert 0 < spent <= stats.success.ns
     assert sum(batch.compute_infer.count for batch in after.batch_stats) == after.execution_count
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 
@@ -25,11 +25,32 @@ from headrace_server.rpc.observer import RpcObserver
 from headrace_server.rpc.transport.call import Call, Kind, Method
 from headrace_server.serving.context import RequestContext
 
-__all__ = ["INLINE_BYTES", "Deferred", "UnaryRpc", "denied_method", "parse", "unary_method", "unimplemented_method"]
+__all__ = [
+    "INLINE_BYTES",
+    "Deferred",
+    "Received",
+    "UnaryRpc",
+    "denied_method",
+    "parse",
+    "unary_method",
+    "unimplemented_method",
+]
 
 INLINE_BYTES = 4096
 
-RequestT = TypeVar("RequestT", bound=Message)
+
+class Received(Protocol):
+    """What reads a request message in its own way."""
+
+    DESCRIPTOR: ClassVar[Any]
+
+    @classmethod
+    def FromString(cls, data: bytes, /) -> Self:  # noqa: N802 - as messages have it
+        """The request in the bytes. Raises DecodeError where it is none."""
+        ...
+
+
+RequestT = TypeVar("RequestT", bound=Message | Received)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +74,7 @@ class UnaryRpc(Generic[RequestT]):
 def parse(request_type: type[RequestT], data: bytes) -> RequestT:
     """The message in `data`. Raises ServingError INVALID_INPUT where it is none."""
     try:
-        return request_type.FromString(data)
+        return cast("RequestT", request_type.FromString(data))
     except DecodeError:
         raise ServingError(
             Reason.INVALID_INPUT, f"the request is not a well-formed {request_type.DESCRIPTOR.full_name}"

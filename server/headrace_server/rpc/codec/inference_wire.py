@@ -7,9 +7,7 @@ are therefore found in the received bytes, and only what is around them is parse
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
-
-from google.protobuf.descriptor import Descriptor
+from typing import Any, ClassVar, Self
 
 from headrace_server.rpc.inference import messages as pb
 
@@ -23,7 +21,7 @@ _MAX_FIELDS = 16_384  # looked at; of a request that has more, everything is par
 class ReceivedInfer:
     """The request without raw_input_contents, which are in `raw`: as bytes, or as views of the received message."""
 
-    DESCRIPTOR: ClassVar[Descriptor] = pb.ModelInferRequest.DESCRIPTOR
+    DESCRIPTOR: ClassVar[Any] = pb.ModelInferRequest.DESCRIPTOR
     __slots__ = ("message", "raw")
 
     def __init__(self, message: pb.ModelInferRequest, raw: Sequence[bytes | memoryview]) -> None:
@@ -31,7 +29,7 @@ class ReceivedInfer:
         self.raw = raw
 
     @classmethod
-    def FromString(cls, data: bytes) -> ReceivedInfer:  # noqa: N802 - as messages have it
+    def FromString(cls, data: bytes, /) -> Self:  # noqa: N802 - as messages have it
         """Raises DecodeError for what is no such message."""
         if len(data) >= RAW_IN_PLACE_BYTES:
             found = _split(data)

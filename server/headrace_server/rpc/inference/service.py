@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,6 +14,7 @@ from headrace_server.jobs.infer_queries import InferQuery
 from headrace_server.rpc.admission import Workers
 from headrace_server.rpc.codec.inference import decode_infer, encode_infer, queue_timeout_s
 from headrace_server.rpc.codec.inference_text import TextRequest, decode_text_request
+from headrace_server.rpc.codec.inference_wire import ReceivedInfer
 from headrace_server.rpc.dispatch import Deferred, UnaryRpc
 from headrace_server.rpc.health import Health
 from headrace_server.rpc.inference import messages as pb
@@ -73,9 +75,9 @@ class InferenceService:
             ),
             UnaryRpc(
                 name=f"{SERVICE}/ModelInfer",
-                request_type=pb.ModelInferRequest,
+                request_type=ReceivedInfer,
                 start=self.infer,
-                light=lambda request: self._infer.answers_at_once(request.model_name),
+                light=lambda request: self._infer.answers_at_once(request.message.model_name),
             ),
         ]
 
@@ -111,8 +113,9 @@ class InferenceService:
         model, signature = known_view(meant(versions, request.version), task)
         return pb.ModelConfigResponse(config=describe_config(request.name, model, signature))
 
-    def infer(self, request: pb.ModelInferRequest, context: RequestContext) -> Deferred | pb.ModelInferResponse:
-        query = self._decode(request, context)
+    def infer(self, received: ReceivedInfer, context: RequestContext) -> Deferred | pb.ModelInferResponse:
+        request = received.message
+        query = self._decode(request, context, received.raw)
         result = self._infer.answer_now(query, context)
         if result is not None:
             return encode_infer(result, request.id)
@@ -138,8 +141,13 @@ class InferenceService:
             stall_s=stall_s,
         )
 
-    def _decode(self, request: pb.ModelInferRequest, context: RequestContext) -> InferQuery:
-        query = decode_infer(request, self._limits)
+    def _decode(
+        self,
+        request: pb.ModelInferRequest,
+        context: RequestContext,
+        raw: Sequence[bytes | memoryview] | None = None,
+    ) -> InferQuery:
+        query = decode_infer(request, self._limits, raw)
         waits_s = queue_timeout_s(request)
         if waits_s is not None:
             latest = time.monotonic() + waits_s

@@ -1,7 +1,8 @@
 """A version's counts as the protocol's statistics.
 
 Its words for the stages of a request are ours: queue is queue, compute_input preprocess, compute_infer infer,
-compute_output postprocess; success is the time from the lease on the version to the answer.
+compute_output postprocess. success is the time from the lease on the version to the answer, and no less than the
+stages, of which the first may begin before the lease.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ __all__ = ["encode_statistics"]
 def encode_statistics(name: str, version: str, counts: StatisticsSnapshot) -> pb.ModelStatistics:
     """Sums since the version was loaded, nanoseconds; of batches by their number of rows, ascending."""
     answered = counts.num_succeeded
+    staged_ns = counts.queue_ns + counts.preprocess_ns + counts.infer_ns + counts.postprocess_ns
     return pb.ModelStatistics(
         name=name,
         version=version,
@@ -22,7 +24,7 @@ def encode_statistics(name: str, version: str, counts: StatisticsSnapshot) -> pb
         inference_count=counts.num_rows,
         execution_count=counts.num_batches,
         inference_stats=pb.InferStatistics(
-            success=_took(answered, counts.latency_ns),
+            success=_took(answered, max(counts.latency_ns, staged_ns)),
             fail=_took(counts.num_failed, counts.failed_ns),
             queue=_took(answered, counts.queue_ns),
             compute_input=_took(answered, counts.preprocess_ns),
