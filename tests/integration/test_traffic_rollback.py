@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
+from contract.managed_models import managing
 from contract.services_models import Serving, serving_models
 from traffic_models import asking, disagreeing, failing_on, not_a_number_on, slow, wait_until, write_versions
 
-from headrace.v1 import classification_pb2
+from headrace.v1 import classification_pb2, model_service_pb2
 from headrace_server.errors import Reason, ServingError
 from headrace_server.serving.repository import Repository
 from headrace_server.serving.traffic import RollbackCondition, RollbackRule, Shadow, TrafficShare, TrafficSplit
@@ -180,6 +182,30 @@ def test_one_thread_watches_and_only_while_there_are_rules(s: Serving) -> None:
     assert watch._thread is thread
     repository(s).set_split("mood", TrafficSplit())
     assert wait_until(lambda: not thread.is_alive(), 5)
+
+
+def test_operators_set_rules_and_read_the_reason_over_grpc(tmp_path: Path) -> None:
+    pb = model_service_pb2
+    with managing(write_versions(tmp_path, v2=disagreeing())) as managed:
+        managed.models.SetShadow(pb.SetShadowRequest(model="mood", version="2"), timeout=TIMEOUT_S)
+        rule = pb.RollbackRule(max_disagreement=0.2, min_requests=10)
+        shares = [pb.TrafficShare(version="1", weight=9), pb.TrafficShare(version="2", weight=1)]
+        wanted = pb.TrafficSplit(model="mood", shares=shares, rollback_rules=[rule])
+        managed.models.SetTrafficSplit(pb.SetTrafficSplitRequest(split=wanted), timeout=TIMEOUT_S)
+
+        def reason() -> str:
+            listed = managed.models.ListModels(pb.ListModelsRequest(), timeout=TIMEOUT_S).models
+            return next(str(each.state_reason) for each in listed if each.version.version == "2")
+
+        with asking(lambda number: managed.version_that_answers()):
+            assert wait_until(reason)
+        assert "rolled back: disagreement 1 is over 0.2" in reason()
+        request = pb.GetModelStatisticsRequest(model={"name": "mood", "version": "2"})
+        (counted,) = managed.models.GetModelStatistics(request, timeout=TIMEOUT_S).statistics
+        assert counted.shadow.num_requests >= 10
+        assert (counted.shadow.agreement, counted.shadow.num_failed) == (0, 0)
+        assert counted.shadow.p99_latency.nanos > 0
+        assert {managed.version_that_answers() for _ in range(20)} == {"1"}
 
 
 def test_a_rule_needs_a_split(s: Serving) -> None:
