@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from contract.managed_models import Managed, managing, write_broken, write_mood
+from test_serve_command import serving
 from typer.testing import CliRunner, Result
 
 from headrace_client import (
@@ -211,3 +212,32 @@ def test_async_client_manages_alike(address: str, repository: Path) -> None:
             assert [info.version for info in await client.unload_model("mood", version="5")] == ["5"]
 
     asyncio.run(manage())
+
+
+def test_served_process_is_managed_where_it_says_and_remembers(tmp_path: Path) -> None:
+    models = write_mood(tmp_path / "models", "1", "2")
+    folders = [tmp_path / name for name in ("first", "again", "beside")]
+    for folder in folders:
+        folder.mkdir()
+    options = ("--listen", "127.0.0.1:0", "--admin", "off", "--versions", "latest")
+
+    def management(folder: Path) -> str:
+        lines = dict(line.split(" ", 1) for line in (folder / "ports").read_text().splitlines())
+        return lines["management"]
+
+    with serving(models, folders[0], *options):
+        address = management(folders[0])
+        states = {info["version"]: info["state"] for info in told(address, "list")}
+        assert states == {"1": "unloaded", "2": "ready"}
+        assert told(address, "load", "mood", "1")["serving"]
+        assert told(address, "label", "mood", "stable", "1") == {"stable": "1"}
+    assert (models / ".headrace-state.json").is_file()
+    with serving(models, folders[1], *options) as served, Client(served.grpc[0]) as client:
+        assert told(management(folders[1]), "split", "mood")["labels"] == {"stable": "1"}
+        assert client.classify("mood", "red").model.version == "1", "what was made to serve still does"
+        assert client.classify("mood", "red", label="stable").model.version == "1"
+        with serving(models, folders[2], *options) as second:
+            events = [event for event in second.events() if "another server uses" in str(event)]
+            assert events, "the second server of a directory says that it keeps nothing"
+            assert second.end() == 0
+        assert served.end() == 0
