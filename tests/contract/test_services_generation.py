@@ -132,6 +132,15 @@ def test_a_seed_that_was_drawn_is_told_and_gives_the_text_again(stub: Any) -> No
     assert first.choices[0].text == again.choices[0].text
 
 
+def test_choices_have_one_form_and_texts_of_their_own(stub: Any) -> None:
+    constraint = {"choices": {"texts": ["red", "green", "blue", "black"]}}
+    answer = whole(stub, max_tokens=10, num_choices=8, constraint=constraint, sampling={"temperature": 5.0, "seed": 1})
+    texts = [choice.text for choice in answer.choices]
+    assert set(texts) <= {"red", "green", "blue", "black"}
+    assert len(set(texts)) > 1
+    assert {choice.finish_reason for choice in answer.choices} == {generation_pb2.FINISH_REASON_END}
+
+
 def test_choices_draw_each_by_their_own_seed(stub: Any) -> None:
     answer = whole(stub, max_tokens=10, num_choices=3, sampling={"temperature": 3.0, "seed": 7})
     alone = [whole(stub, max_tokens=10, sampling={"temperature": 3.0, "seed": 7 + n}) for n in range(3)]

@@ -148,6 +148,7 @@ def _requests(query: GenerateQuery, generator: Generator, prompt: Sequence[int],
     num_beams = query.num_beams or (spec.defaults.num_beams if spec.encoder is not None else 1)
     tokens = np.asarray(prompt, dtype=np.int64)
     penalty = query.sampling.length_penalty
+    form = None if query.constraint is None else generator.constraints.compile(query.constraint)
     return [
         SequenceRequest(
             prompt=tokens,
@@ -158,7 +159,7 @@ def _requests(query: GenerateQuery, generator: Generator, prompt: Sequence[int],
             stop_ids=frozenset(query.stop_token_ids),
             logprobs=query.logprobs,
             top_logprobs=query.top_logprobs,
-            constraint=None if query.constraint is None else generator.constraints.compile(query.constraint),
+            constraint=None if form is None else form.copy(),
             priority=query.priority,
             num_beams=max(1, num_beams),
             length_penalty=spec.defaults.length_penalty if penalty is None else penalty,

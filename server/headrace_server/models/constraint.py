@@ -37,10 +37,11 @@ class ConstraintSpec:
 class TokenMatcher:
     """Where one sequence stands in its form. One thread; see serving's TokenConstraint."""
 
-    __slots__ = ("_mask", "_matcher")
+    __slots__ = ("_mask", "_matcher", "_vocabulary_size")
 
     def __init__(self, matcher: Any, vocabulary_size: int) -> None:
         self._matcher = matcher
+        self._vocabulary_size = vocabulary_size
         self._mask = llguidance.numpy.allocate_token_bitmask(1, vocabulary_size)
 
     def allowed(self) -> npt.NDArray[np.uint32]:
@@ -53,6 +54,10 @@ class TokenMatcher:
             raise ServingError(
                 Reason.INTERNAL, "the constraint refused a token that it had allowed", detail=self._matcher.get_error()
             )
+
+    def copy(self) -> TokenMatcher:
+        """Another sequence's, at the same place of the same form, which is not compiled again."""
+        return TokenMatcher(self._matcher.deep_copy(), self._vocabulary_size)
 
     @property
     def complete(self) -> bool:
@@ -81,6 +86,8 @@ class ConstraintCompiler:
             grammar = _grammar(spec)
         except ValueError as error:
             raise invalid_input(path, str(error)) from None
+        except RecursionError:
+            raise invalid_input(path, "nested too deeply") from None
         matcher = llguidance.LLMatcher(self._vocabulary(), grammar, log_level=0)
         if matcher.is_error():
             raise invalid_input(path, _reason(matcher.get_error()))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from headrace_server.errors import Reason, ServingError
-from headrace_server.models.constraint import ConstraintCompiler, ConstraintSpec
+from headrace_server.models.constraint import ConstraintCompiler, ConstraintSpec, TokenMatcher
 
 COMPILER = ConstraintCompiler(
     byte_tokenizer.definition(), vocabulary_size=byte_tokenizer.MASK_VOCABULARY, end_ids=[byte_tokenizer.END]
@@ -112,3 +112,28 @@ def test_two_sequences_do_not_share_their_place() -> None:
     first, second = COMPILER.compile(spec), COMPILER.compile(spec)
     first.accept(TOKENIZER.token_to_id("a"))
     assert not np.array_equal(first.allowed(), second.allowed())
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    matcher = COMPILER.compile(ConstraintSpec("choices", choices=("yes", "no")))
+    (yes,), (no,) = (TOKENIZER.encode(text[0]).ids for text in ("yes", "no"))
+    copy = matcher.copy()
+    matcher.accept(yes)
+    copy.accept(no)
+    another = matcher.copy()
+    for each, rest in ((matcher, "es"), (copy, "o"), (another, "es")):
+        for token in TOKENIZER.encode(rest).ids:
+            each.accept(token)
+        assert each.complete or byte_tokenizer.END in allowed_of(each)
+
+
+def allowed_of(matcher: TokenMatcher) -> list[int]:
+    bits = np.unpackbits(matcher.allowed().view(np.uint8), bitorder="little")
+    return [int(token) for token in np.flatnonzero(bits)]
+
+
+@pytest.mark.parametrize("text", ["[" * 60_000, '{"properties":{"a":' * 3000 + "{}" + "}}" * 3000])
+def test_a_schema_of_any_depth_is_refused(text: str) -> None:
+    with pytest.raises(ServingError) as refused:
+        COMPILER.compile(ConstraintSpec("json_schema", text))
+    assert refused.value.reason is Reason.INVALID_INPUT
