@@ -3,6 +3,7 @@ reply's stages add up to more than its caller waited; under real load, on both t
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections import Counter
@@ -12,12 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from contract.inference_client import InferenceClient, encoded_tensor
 from contract.services_models import Serving, serving_models, write_repository
 from decoder_folders import write_decoder
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.v1 import classification_pb2, embedding_pb2, generation_pb2, generation_pb2_grpc
+from headrace_server.rpc.inference import messages as pb
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.statistics import StatisticsSnapshot
 
@@ -32,6 +36,8 @@ Call = Callable[[Serving], Any]
 def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     repository: Path = write_repository(tmp_path_factory.mktemp("models"))
     write_decoder(repository / "llama" / "1")
+    shutil.copytree(repository / "plain", repository / "inline")
+    (repository / "inline" / "1" / "headrace.toml").write_text("[batching]\ninline = true\n", encoding="utf-8")
     with serving_models(repository, request.param) as serving:
         yield serving
 
@@ -53,6 +59,24 @@ def embed(rows: int) -> Call:
 def tokenize(rows: int) -> Call:
     request = embedding_pb2.TokenizeRequest(model={"name": "reranker"}, texts=["the cat"] * rows)
     return lambda serving: serving.embedding.Tokenize.with_call(request, timeout=TIMEOUT_S)[1]
+
+
+def infer(model: str, rows: int) -> Call:
+    array = np.ones((rows, 2, 3, 4, 5), np.float32)
+    inputs = [encoded_tensor(name, array) for name in ("x", "y")]
+    request = pb.ModelInferRequest(
+        model_name=model, inputs=[about for about, _ in inputs], raw_input_contents=[raw for _, raw in inputs]
+    )
+
+    def call(serving: Serving) -> Any:
+        method = serving.channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelInferResponse.FromString,
+        )
+        return method.with_call(request, timeout=TIMEOUT_S)[1]
+
+    return call
 
 
 def generate(choices: int, *, streamed: bool) -> Call:
@@ -143,21 +167,50 @@ def assert_agree(serving: Serving, model: str, run: Callable[[], Iterable[Told]]
     assert exposed["seconds"] - counted["seconds"] == pytest.approx((after.latency_ns - before.latency_ns) * 1e-9)
 
 
+@pytest.mark.parametrize("scale", [1, pytest.param(10, marks=pytest.mark.full)])
 @pytest.mark.parametrize(("make", "model"), [(classify, "mood"), (embed, "sentence")], ids=["classify", "embed"])
 def test_rows_are_timed_alike_in_replies_statistics_and_metrics(
-    serving: Serving, make: Callable[[int], Call], model: str
+    serving: Serving, make: Callable[[int], Call], model: str, scale: int
 ) -> None:
     def run() -> Iterator[Told]:
-        for concurrency, count, rows in ((1, 80, 1), (16, 320, 1), (1, 20, 24), (16, 80, 24)):
-            yield load(serving, make(rows), count=count, concurrency=concurrency)
+        for concurrency, count, rows in ((1, 50, 1), (16, 160, 1), (1, 10, 24), (16, 32, 24)):
+            yield load(serving, make(rows), count=count * scale, concurrency=concurrency)
 
     assert_agree(serving, model, run)
+
+
+def model_statistics(serving: Serving, model: str) -> dict[str, float]:
+    """Seconds by stage, as the Open Inference Protocol tells them."""
+    (counts,) = InferenceClient(serving.channel).ModelStatistics(name=model).model_stats
+    sums = counts.inference_stats
+    durations = (sums.queue, sums.compute_input, sums.compute_infer, sums.compute_output)
+    return {stage: each.ns * 1e-9 for stage, each in zip(STAGES, durations, strict=True)}
+
+
+@pytest.mark.parametrize("model", ["plain", "inline"])
+def test_tensors_are_timed_alike_in_replies_and_model_statistics(serving: Serving, model: str) -> None:
+    tolds: list[Told] = []
+
+    def run() -> list[Told]:
+        tolds.extend(
+            load(serving, infer(model, rows), count=count, concurrency=concurrency)
+            for concurrency, count, rows in ((1, 50, 1), (16, 160, 1), (16, 32, 16))
+        )
+        return tolds
+
+    before = model_statistics(serving, model)
+    assert_agree(serving, model, run)
+    after = model_statistics(serving, model)
+    for stage in STAGES:
+        told_s = sum(told.seconds[stage] for told in tolds)
+        rounding_s = sum(told.num_replies for told in tolds) * 0.5e-6
+        assert after[stage] - before[stage] == pytest.approx(told_s, rel=0.05, abs=rounding_s), stage
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_generations_are_timed_alike_in_replies_statistics_and_metrics(serving: Serving, streamed: bool) -> None:
     def run() -> Iterator[Told]:
-        for concurrency, count, choices in ((1, 10, 1), (16, 64, 1), (1, 5, 4), (16, 32, 4)):
+        for concurrency, count, choices in ((1, 6, 1), (16, 32, 1), (1, 3, 4), (16, 16, 4)):
             yield load(serving, generate(choices, streamed=streamed), count=count, concurrency=concurrency)
 
     assert_agree(serving, "llama", run)
