@@ -358,7 +358,9 @@ class Batcher:
             run.compute(batch)
             self._tell_batches(run, depth)
         except BaseException:
-            logger.exception("%s: a fault in answering a batch", self._name)
+            told = sorted({entry.request.timings.request_id for entry in batch})
+            model = {"model": self._name, "model_version": self._version}
+            logger.exception("%s: a fault in answering a batch", self._name, extra={**model, "request_ids": told})
             with self._lock:
                 lost = self._claim(entry.request for entry in batch)
             self._fail(lost, partial(ServingError, Reason.INTERNAL, "the request could not be computed"))
