@@ -26,7 +26,7 @@ def s(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = write_versions(
         tmp_path_factory.mktemp("models"),
         v2=failing_on("bad"),
-        v3=slow(60),
+        v3=slow(30),
         v4=disagreeing(),
         v5=not_a_number_on("bad"),
     )

@@ -42,7 +42,7 @@ def times(factor: int) -> onnx.ModelProto:
 def s(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("models")
     usual = write_versions(folder)
-    write_versions(folder, "mood", v2=failing_on("bad"), v3=slow(200), v4=disagreeing())
+    write_versions(folder, "mood", v2=failing_on("bad"), v3=slow(150), v4=disagreeing())
     for version in "12":
         write_embedder(usual / "sentence" / version)
         write_folder(usual / "times" / version, model__onnx=times(int(version)), headrace__toml=INLINE)
@@ -178,17 +178,17 @@ def test_a_very_slow_shadow_delays_no_reply_and_what_it_cannot_take_is_dropped(s
     seconds(s, 20)
     alone = statistics.median(seconds(s, 100))
     repository(s).set_shadow("mood", Shadow("3"))
-    beside = statistics.median(seconds(s, 400))
+    beside = statistics.median(seconds(s, 200))
     assert wait_until(lambda: shadowed(s, "3").num_requests, TIMEOUT_S)
     slow_s = shadowed(s, "3").p99_latency_ns * 1e-9
-    assert slow_s > 20 * alone, "the shadow is far slower than what is served"
+    assert slow_s > 10 * alone, "the shadow is far slower than what is served"
     # Both may wait for a processor of a loaded machine; a reply that waited for its copy would take as long as that.
     assert beside < alone + slow_s / 4
     waiting = len(s.server._copies._waiting)
     assert waiting <= 64
     seen = shadowed(s, "3")
     dropped = metric(s, "headrace_shadow_requests_total", version="3", outcome="dropped")
-    assert dropped >= 400 - 64 - 2 - seen.num_requests
+    assert dropped + 2 >= 200 - 64 - seen.num_requests
     assert wait_until(lambda: shadowed(s, "3").num_dropped, TIMEOUT_S)
 
 
@@ -203,7 +203,7 @@ def test_a_shadow_that_is_unloaded_is_asked_no_more(s: Serving) -> None:
 
 
 def test_a_server_stops_while_its_shadow_computes(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = write_versions(tmp_path_factory.mktemp("stopping"), v2=slow(120))
+    folder = write_versions(tmp_path_factory.mktemp("stopping"), v2=slow(60))
     with serving_models(folder, "auto") as serving:
         repository(serving).load("mood", "1").result(TIMEOUT_S)
         repository(serving).set_shadow("mood", Shadow("2"))
