@@ -8,15 +8,19 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from contract.services_models import Serving, serving_models
 from unit.models.small_models import encoder, write_classifier
 
 from headrace.v1 import classification_pb2, selector_pb2
+from headrace_server.config import AdminOptions, LifecycleOptions, ServerConfig, ThreadBudget, TransportOptions
+from headrace_server.server import Server
 from headrace_server.serving.repository import ModelState, Repository
 from headrace_server.serving.traffic import TrafficShare, TrafficSplit
 
@@ -123,6 +127,27 @@ def test_swaps_under_load_fail_no_request(serving: Serving, tmp_path: Path, coun
     assert askers.num_answered > count
     assert len(askers.contents) > count / 2
     assert repository.num_loads() == {("mood", "succeeded"): count + 1}
+
+
+@pytest.mark.parametrize("count", counts(3, 30))
+def test_changes_that_a_poll_finds_under_load_fail_no_request(tmp_path: Path, count: int) -> None:
+    write_version(tmp_path / "mood" / "1", 0)
+    config = ServerConfig(
+        repository=tmp_path,
+        threads=ThreadBudget(num_cores=2),
+        transport=TransportOptions(listen=("127.0.0.1:0",)),
+        admin=AdminOptions(listen=None),
+        lifecycle=LifecycleOptions(poll_s=0.02),
+    )
+    with Server(config) as server, grpc.insecure_channel(server.addresses.grpc[0]) as channel:
+        with Askers(Serving(server, channel, server.addresses.grpc[0])) as askers:
+            for content in range(1, count + 1):
+                write_version(tmp_path / "mood" / "1", content)
+                limit = time.monotonic() + 60
+                while askers.ask() != content:
+                    assert time.monotonic() < limit
+        assert askers.failures == []
+        assert askers.num_answered
 
 
 @pytest.mark.parametrize("count", counts(10, 200))

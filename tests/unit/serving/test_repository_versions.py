@@ -55,9 +55,13 @@ def test_the_models_own_file_stands_over_the_servers_policy(opened: Opened) -> N
 
 
 def test_what_operators_name_is_loaded_whatever_the_policy(opened: Opened) -> None:
-    (opened.directory / "m" / "versions.toml").write_text('[labels]\nstable = "1"\n')
-    repository = opened(versions="latest")
-    assert states(repository) == {"m/3": "ready*", "m/2": "unloaded", "m/1": "ready"}
+    file = opened.directory / "m" / "versions.toml"
+    for said in ('[labels]\nstable = "1"', 'shadow = { version = "1" }'):
+        file.write_text(said)
+        repository = opened(versions="latest")
+        assert states(repository) == {"m/3": "ready*", "m/2": "unloaded", "m/1": "ready"}
+    file.write_text('[split]\n"1" = 1\n"2" = 1')
+    assert states(opened(versions="latest")) == {"m/3": "ready", "m/2": "ready*", "m/1": "ready*"}
     repository.set_label("m", "old", "2")
     assert repository.wait_ready(20)
     wait_until(lambda: states(repository)["m/2"] == "ready")
