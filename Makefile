@@ -130,7 +130,7 @@ buf: $(INSTALLED)              ## buf lint, and buf breaking against the last re
 # ---------------------------------------------------------------------------------------------------------------------
 # Matrix, distributions, benchmarks
 
-.PHONY: test-matrix test-sanitize test-aarch64 dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-recommend bench-catalog bench-generation bench-oip train-spam package-graph clean help
+.PHONY: test-matrix test-sanitize test-aarch64 dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-recommend bench-catalog bench-generation bench-load bench-oip train-spam package-graph clean help
 test-matrix: $(KERNELS)        ## transports and messages on the oldest and newest grpcio and protobuf
 	@BIN=$(BIN) bash tests/contract/run_matrix.sh
 
@@ -212,6 +212,9 @@ bench-topk: $(PEERS)/.installed ## exact top-k beside faiss, numpy, implicit, us
 
 bench-catalog: $(KERNELS)      ## catalogs on disk beside plain sqlite3: upserts, latency, time to open
 	@$(BIN)/python benchmarks/bench_catalog.py $(ARGS)
+
+bench-load: demo-models        ## a model's requests while others are loaded: p99, and the longest stall
+	@$(BIN)/python benchmarks/bench_load_stall.py $(ARGS)
 
 bench-recommend: $(PEERS)/.installed ## Recommend over gRPC beside Milvus Lite, and faiss behind the same transport
 	@$(PEERS)/bin/python benchmarks/bench_recommend.py --prepare

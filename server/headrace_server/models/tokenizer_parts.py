@@ -5,14 +5,16 @@ other thread answers anything. Here its parts are decoded one by one, and the mo
 
     definition ─▶ shell without vocabulary ─▶ Tokenizer ◀─ model(vocabulary, merges) ─▶ added tokens
 
-The longest single hold is a third of the library's own. The merges go in through a Python iterator, between whose
-steps other threads run. What is not known to be read alike goes to the library whole.
+The longest single hold is a third of the library's own; after each, others run for as long as it took. The merges go
+in through a Python iterator, between whose steps other threads run. What is not known to be read alike goes to the
+library whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from tokenizers import AddedToken, Tokenizer, models
@@ -21,6 +23,9 @@ __all__ = ["read_tokenizer"]
 
 _WORTH_BYTES = 262_144  # below it the library's own reading is over in some milliseconds
 
+_LONGEST_REST_S = 0.25
+
+T = TypeVar("T")
 _Parts = dict[str, msgspec.Raw]
 
 _OPTIONS = {
@@ -49,8 +54,8 @@ def read_tokenizer(definition: str) -> Tokenizer:
 def _in_parts(definition: str) -> Tokenizer | None:
     """None: to be read whole."""
     try:
-        whole = msgspec.json.decode(definition, type=_Parts)
-        parts = msgspec.json.decode(whole["model"], type=_Parts)
+        whole = _in_turn(lambda: msgspec.json.decode(definition, type=_Parts))
+        parts = _in_turn(lambda: msgspec.json.decode(whole["model"], type=_Parts))
         kind = msgspec.json.decode(parts.pop("type"), type=str)
         added = msgspec.json.decode(whole.get("added_tokens", msgspec.Raw(b"[]")), type=list[dict[str, Any]])
         build = {"BPE": _bpe, "WordPiece": _word_piece}[kind]
@@ -80,17 +85,30 @@ _EMPTY = {
 
 
 def _bpe(parts: _Parts, options: dict[str, Any]) -> models.Model | None:
-    vocabulary = msgspec.json.decode(parts.pop("vocab"), type=dict[str, int])
-    merges = parts.pop("merges")
+    vocabulary, merges = _vocabulary(parts), parts.pop("merges")
     if parts:
         return None
-    pairs = _Merges(msgspec.json.decode(merges, type=list[str | tuple[str, str]]))
-    return models.BPE(vocabulary, pairs, **_given(options))
+    pairs = _Merges(_in_turn(lambda: msgspec.json.decode(merges, type=list[str | tuple[str, str]])))
+    return _in_turn(lambda: models.BPE(vocabulary, pairs, **_given(options)))
 
 
 def _word_piece(parts: _Parts, options: dict[str, Any]) -> models.Model | None:
-    vocabulary = msgspec.json.decode(parts.pop("vocab"), type=dict[str, int])
-    return None if parts else models.WordPiece(vocabulary, **_given(options))
+    vocabulary = _vocabulary(parts)
+    return None if parts else _in_turn(lambda: models.WordPiece(vocabulary, **_given(options)))
+
+
+def _vocabulary(parts: _Parts) -> dict[str, int]:
+    vocabulary = parts.pop("vocab")
+    return _in_turn(lambda: msgspec.json.decode(vocabulary, type=dict[str, int]))
+
+
+def _in_turn(step: Callable[[], T]) -> T:
+    """The step's result; then others run for as long as it computed, so that their requests do not pile up over
+    several steps."""
+    began = time.thread_time()
+    result = step()
+    time.sleep(min(_LONGEST_REST_S, time.thread_time() - began))
+    return result
 
 
 def _value(raw: msgspec.Raw) -> Any:

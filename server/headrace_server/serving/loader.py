@@ -18,6 +18,7 @@ from headrace_server.serving.decoder.observer import DecoderObserver
 from headrace_server.serving.loading import load_servable
 from headrace_server.serving.memory import MemoryBudget
 from headrace_server.serving.servable import Servable
+from headrace_server.serving.short_turns import short_turns
 from headrace_server.serving.statistics import VersionStatistics
 from headrace_server.serving.version import Version
 from headrace_server.serving.version_observer import VersionObserver
@@ -67,7 +68,7 @@ class Loader:
         """The servable, or None and why not, which is in the log by then. Fills in the record's model and files."""
         started = time.monotonic()
         try:
-            with self._stalls.watch() as stalls:
+            with self._stalls.watch() as stalls, short_turns():
                 servable = self._load(entry, folder, take_room)
         except ServingError as error:
             logger.error("model %s/%s: not loaded: %s %s", entry.name, entry.version, error.message, error.detail)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from merged_tokenizer import added_token, merged_tokenizer
 from tokenizers import Tokenizer
 
 from headrace_server.models import tokenizer_parts
@@ -23,62 +24,11 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer_parts, "_WORTH_BYTES", 0)
 
 
-def _merged_vocabulary(num_merges: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    letters = [chr(code) for code in range(0x61, 0x7B)] + [chr(code) for code in range(0x100, 0x180)]
-    tokens, merges = list(letters), list[tuple[str, str]]()
-    for length in range(1, 4):
-        for left in [token for token in tokens if len(token) == length]:
-            for right in letters:
-                if len(merges) == num_merges:
-                    return {token: index for index, token in enumerate(tokens)}, merges
-                merges.append((left, right))
-                tokens.append(left + right)
-    raise AssertionError("too few letters")
-
-
-def _added(content: str, index: int, **flags: bool) -> dict[str, Any]:
-    given = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {"id": index, "content": content, **given, **flags}
-
-
-def _bpe(num_merges: int = 400, *, as_text: bool = False, **options: Any) -> dict[str, Any]:
-    vocabulary, merges = _merged_vocabulary(num_merges)
-    size = len(vocabulary)
-    vocabulary["<pad>"] = size
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            _added("<pad>", size),
-            _added("<mask>", size + 1, lstrip=True, rstrip=True),
-            _added("<added>", size + 2, normalized=True, special=False),
-        ],
-        "normalizer": {"type": "Lowercase"},
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "post_processor": None,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": vocabulary,
-            "merges": [" ".join(merge) for merge in merges] if as_text else [list(merge) for merge in merges],
-            **options,
-        },
-    }
-
-
 def _word_piece() -> dict[str, Any]:
     words = ["[UNK]", "a", "of", "tea", ",", "and", ";", ".", "##ab", "aa", "##b", "bb", "<pad>"]
     return {
-        **_bpe(1),
-        "added_tokens": [_added("<pad>", 12)],
+        **merged_tokenizer(1),
+        "added_tokens": [added_token("<pad>", 12)],
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {
@@ -93,19 +43,22 @@ def _word_piece() -> dict[str, Any]:
 
 def _unigram() -> dict[str, Any]:
     pieces = [["<unk>", 0.0], ["a", -1.0], ["ab", -1.5], ["b", -2.0]]
-    return {**_bpe(1), "added_tokens": [], "model": {"type": "Unigram", "unk_id": 0, "vocab": pieces}}
+    return {**merged_tokenizer(1), "added_tokens": [], "model": {"type": "Unigram", "unk_id": 0, "vocab": pieces}}
 
 
 _DEFINITIONS = {
-    "pairs of merges": _bpe(),
-    "merges as text": _bpe(as_text=True),
-    "an unknown token, fused": _bpe(unk_token="<pad>", fuse_unk=True),
-    "a suffix of words": _bpe(end_of_word_suffix="b"),
+    "pairs of merges": merged_tokenizer(),
+    "merges as text": merged_tokenizer(as_text=True),
+    "an unknown token, fused": merged_tokenizer(unk_token="<pad>", fuse_unk=True),
+    "a suffix of words": merged_tokenizer(end_of_word_suffix="b"),
     "word pieces": _word_piece(),
     "unigram": _unigram(),
-    "no added tokens": {**_bpe(), "added_tokens": []},
-    "numbers of added tokens that the library gives otherwise": {**_bpe(), "added_tokens": [_added("<new>", 9000)]},
-    "an option that is not known": _bpe(cache_capacity_of_tomorrow=7),
+    "no added tokens": {**merged_tokenizer(), "added_tokens": []},
+    "numbers of added tokens that the library gives otherwise": {
+        **merged_tokenizer(),
+        "added_tokens": [added_token("<new>", 9000)],
+    },
+    "an option that is not known": merged_tokenizer(cache_capacity_of_tomorrow=7),
 }
 
 
@@ -133,7 +86,7 @@ def test_parts_are_what_is_read_where_the_kind_is_known(monkeypatch: pytest.Monk
             return whole(definition)
 
     monkeypatch.setattr(tokenizer_parts, "Tokenizer", Counting)
-    for definition in (_bpe(), _bpe(as_text=True)):
+    for definition in (merged_tokenizer(), merged_tokenizer(as_text=True)):
         read_tokenizer(json.dumps(definition))
     assert 0 < longest < 1000  # a shell without its vocabulary
 
@@ -141,10 +94,10 @@ def test_parts_are_what_is_read_where_the_kind_is_known(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "broken",
     [
-        _bpe(merges=[["a", "b", "c"]]),
-        _bpe(merges=["a b c"]),
-        _bpe(merges=[["zz", "q"]]),
-        _bpe(vocab={"a": "one"}),
+        merged_tokenizer(merges=[["a", "b", "c"]]),
+        merged_tokenizer(merges=["a b c"]),
+        merged_tokenizer(merges=[["zz", "q"]]),
+        merged_tokenizer(vocab={"a": "one"}),
         {"model": {"type": "BPE"}},
         {},
         [],
@@ -161,7 +114,7 @@ def test_a_broken_definition_gets_the_librarys_own_error(broken: Any) -> None:
 
 
 def test_other_threads_run_while_a_large_tokenizer_is_read() -> None:
-    definition = json.dumps(_bpe(60_000))
+    definition = json.dumps(merged_tokenizer(60_000))
     whole = min(_longest_hold(lambda: Tokenizer.from_str(definition)) for _ in range(3))
     parts = min(_longest_hold(lambda: read_tokenizer(definition)) for _ in range(3))
     assert parts < 0.75 * whole, f"in parts {parts * 1e3:.0f} ms, whole {whole * 1e3:.0f} ms"
