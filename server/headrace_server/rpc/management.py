@@ -1,17 +1,20 @@
-"""What the services that manage models need of a repository, beyond looking at it."""
+"""What the services that manage models need of a repository, beyond looking at it; and how they wait for a load."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Protocol
 
+from headrace_server.errors import Reason, ServingError
 from headrace_server.rpc.listing import ModelListing, VersionStatus
+from headrace_server.serving.context import RequestContext
 from headrace_server.serving.statistics import StatisticsSnapshot
 from headrace_server.serving.traffic import Shadow, TrafficSplit
 from headrace_server.serving.version import ModelStatus
 
-__all__ = ["ModelManagement"]
+__all__ = ["ModelManagement", "until_over"]
 
 
 class ModelManagement(ModelListing, Protocol):
@@ -51,3 +54,30 @@ class ModelManagement(ModelListing, Protocol):
     def statistics(self, name: str = "", version: str = "") -> Sequence[tuple[str, str, StatisticsSnapshot]]:
         """(model, version, counts) of every loaded version that is meant, by name and version."""
         ...
+
+
+def until_over(future: Future[ModelStatus], context: RequestContext) -> Future[ModelStatus]:
+    """The same result, or an error as soon as the call is cancelled or late; the load itself goes on."""
+    over: Future[ModelStatus] = Future()
+
+    def tell(ended: Future[ModelStatus]) -> None:
+        error = ended.exception() if not ended.cancelled() else _given_up()
+        with suppress(InvalidStateError):  # the call may be over
+            if error is None:
+                over.set_result(ended.result())
+            else:
+                over.set_exception(error)
+
+    def give_up() -> None:
+        reason = Reason.DEADLINE_EXCEEDED if context.expired else Reason.CANCELLED
+        with suppress(InvalidStateError):  # it may have ended
+            over.set_exception(ServingError(reason, "not awaited any more; the load goes on"))
+
+    context.on_cancel(give_up)
+    future.add_done_callback(tell)
+    return over
+
+
+def _given_up() -> ServingError:
+    """Of a load that had not begun when the server stopped."""
+    return ServingError(Reason.SHUTTING_DOWN, "the server is shutting down")

@@ -6,10 +6,11 @@ A load may take minutes: it occupies no thread here, and whoever does not wait f
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
+
+from google.protobuf.message import Message
 
 from headrace.v1 import model_service_pb2 as pb
 from headrace.v1 import selector_pb2
@@ -25,7 +26,7 @@ from headrace_server.rpc.codec.traffic import (
     encode_split,
 )
 from headrace_server.rpc.dispatch import Deferred, UnaryRpc
-from headrace_server.rpc.management import ModelManagement
+from headrace_server.rpc.management import ModelManagement, until_over
 from headrace_server.rpc.models import chosen, versions_of
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.traffic import check_label
@@ -55,42 +56,50 @@ class ModelChanges:
             ("SetModelLabel", pb.SetModelLabelRequest, self.set_label),
             ("SetTrafficSplit", pb.SetTrafficSplitRequest, self.set_split),
             ("SetShadow", pb.SetShadowRequest, self.set_shadow),
-            ("GetTraffic", pb.GetTrafficRequest, self.traffic),
         )
-        return tuple(
-            UnaryRpc(name=f"{_SERVICE}/{name}", request_type=request_type, start=start)
-            for name, request_type, start in unary
+        traffic = UnaryRpc(name=f"{_SERVICE}/GetTraffic", request_type=pb.GetTrafficRequest, start=self.traffic)
+        return (
+            *(
+                self.until_drain(UnaryRpc(name=f"{_SERVICE}/{name}", request_type=request_type, start=start))
+                for name, request_type, start in unary
+            ),
+            traffic,
         )
 
+    def until_drain(self, rpc: UnaryRpc[Any]) -> UnaryRpc[Any]:
+        """The same, refused once the server is stopping."""
+
+        def start(request: Any, context: RequestContext) -> Deferred | Message:
+            if self._draining():
+                raise ServingError(Reason.SHUTTING_DOWN, "the server is shutting down")
+            return rpc.start(request, context)
+
+        return replace(rpc, start=start)
+
     def load(self, request: pb.LoadModelRequest, context: RequestContext) -> Deferred:
-        self._check_open()
         ref = self._resolved(request.model)
         serve = request.serve if request.HasField("serve") else True
         future = self._models.load(ref.name, ref.version, serve=serve)
-        return Deferred(_until_over(future, context), partial(self._loaded, ref.name))
+        return Deferred(until_over(future, context), partial(self._loaded, ref.name))
 
     def unload(self, request: pb.UnloadModelRequest, context: RequestContext) -> pb.UnloadModelResponse:
-        self._check_open()
         ref = self._resolved(request.model)
         statuses = self._models.unload(ref.name, ref.version)
         return pb.UnloadModelResponse(models=[encode_model(status, with_labels=False) for status in statuses])
 
     def set_label(self, request: pb.SetModelLabelRequest, context: RequestContext) -> pb.SetModelLabelResponse:
-        self._check_open()
         model = decode_model_name(request.model, "model")
         check_label(request.label)
         version = decode_version(request.version, "version")
         return pb.SetModelLabelResponse(labels=self._models.set_label(model, request.label, version))
 
     def set_split(self, request: pb.SetTrafficSplitRequest, context: RequestContext) -> pb.SetTrafficSplitResponse:
-        self._check_open()
         if not request.HasField("split"):
             raise invalid_input("split", "required")
         model, split = decode_split(request.split)
         return pb.SetTrafficSplitResponse(split=encode_split(model, self._models.set_split(model, split)))
 
     def set_shadow(self, request: pb.SetShadowRequest, context: RequestContext) -> pb.SetShadowResponse:
-        self._check_open()
         model = decode_model_name(request.model, "model")
         shadow = self._models.set_shadow(model, decode_shadow(request))
         if shadow is None:
@@ -109,10 +118,6 @@ class ModelChanges:
             shadow_sample_rate=0.0 if shadow is None else shadow.sample_rate,
             state_reasons={status.version: status.reason for status in versions if status.reason},
         )
-
-    def _check_open(self) -> None:
-        if self._draining():
-            raise ServingError(Reason.SHUTTING_DOWN, "the server is shutting down")
 
     def _resolved(self, message: selector_pb2.ModelSelector) -> ModelRef:
         """A model, and the version that is named or carries the label."""
@@ -134,30 +139,3 @@ class ModelChanges:
             )
         split, shadow = self._models.split(name), self._models.shadow(name)
         return pb.LoadModelResponse(model=encode_model(status, with_labels=True, split=split, shadow=shadow))
-
-
-def _until_over(future: Future[ModelStatus], context: RequestContext) -> Future[ModelStatus]:
-    """The same result, or an error as soon as the call is cancelled or late; the load itself goes on."""
-    over: Future[ModelStatus] = Future()
-
-    def tell(ended: Future[ModelStatus]) -> None:
-        error = ended.exception() if not ended.cancelled() else _given_up()
-        with suppress(InvalidStateError):  # the call may be over
-            if error is None:
-                over.set_result(ended.result())
-            else:
-                over.set_exception(error)
-
-    def give_up() -> None:
-        reason = Reason.DEADLINE_EXCEEDED if context.expired else Reason.CANCELLED
-        with suppress(InvalidStateError):  # it may have ended
-            over.set_exception(ServingError(reason, "not awaited any more; the load goes on"))
-
-    context.on_cancel(give_up)
-    future.add_done_callback(tell)
-    return over
-
-
-def _given_up() -> ServingError:
-    """Of a load that had not begun when the server stopped."""
-    return ServingError(Reason.SHUTTING_DOWN, "the server is shutting down")

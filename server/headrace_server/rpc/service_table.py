@@ -175,7 +175,7 @@ def _looking(models: ModelManagement) -> list[UnaryRpc[Any]]:
 
 
 def _changing(models: ModelManagement, changes: ModelChanges) -> list[UnaryRpc[Any]]:
-    return [*changes.rpcs, *RepositoryManagement(models).rpcs]
+    return [*changes.rpcs, *map(changes.until_drain, RepositoryManagement(models).rpcs)]
 
 
 def _assembled(rpcs: Iterable[_Rpc], health: Health, workers: Workers, observer: RpcObserver) -> dict[str, Method]:

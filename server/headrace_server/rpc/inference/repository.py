@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +16,7 @@ from headrace_server.rpc.inference.service import SERVICE
 from headrace_server.rpc.inference.statistics import encode_statistics
 from headrace_server.rpc.inference.versions import all_views, find_versions, meant
 from headrace_server.rpc.listing import ModelListing
-from headrace_server.rpc.management import ModelManagement
+from headrace_server.rpc.management import ModelManagement, until_over
 from headrace_server.serving.context import RequestContext
 
 __all__ = ["RepositoryIndex", "RepositoryManagement", "RepositoryStatistics"]
@@ -108,8 +107,7 @@ class RepositoryManagement:
             raise ServingError(
                 Reason.UNSUPPORTED, f"{entry('parameters', parameter)}: models are loaded as the repository has them"
             )
-        loaded: Future[Any] = self._models.load(name)
-        return Deferred(loaded, partial(_loaded, name))
+        return Deferred(until_over(self._models.load(name), context), partial(_loaded, name))
 
     def unload(
         self, request: pb.RepositoryModelUnloadRequest, context: RequestContext
