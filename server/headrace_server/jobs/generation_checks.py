@@ -11,8 +11,9 @@ from headrace_server.jobs.generation_queries import ChatPrompt, GenerateQuery, S
 from headrace_server.models.constraint import ConstraintSpec
 from headrace_server.models.text import check_text
 
-__all__ = ["check_generate"]
+__all__ = ["check_counts", "check_generate"]
 
+_MAX_TOKEN_IDS = 1_048_576  # no model reads as many: what is looked at, one by one, is bounded before it is
 _MAX_CHOICES = 16
 _MAX_BEAMS = 16
 _MAX_STOPS, _MAX_STOP_BYTES, _MAX_STOP_TOKENS = 16, 256, 64
@@ -35,6 +36,30 @@ _RANGES = {
     "length_penalty": (-10.0, 10.0, True),
     "seed": (0, _MAX_SEED, True),
 }
+
+
+def check_counts(
+    *,
+    messages: int = 0,
+    tools: int = 0,
+    token_ids: int = 0,
+    stops: int = 0,
+    stop_tokens: int = 0,
+    biased: int = 0,
+    constraint_choices: int = 0,
+) -> None:
+    """Raises ServingError INVALID_INPUT naming the first list that is too long, before anything in it is looked at."""
+    for field, count, limit in (
+        ("chat.messages", messages, _MAX_MESSAGES),
+        ("chat.tools", tools, _MAX_TOOLS),
+        ("token_ids.ids", token_ids, _MAX_TOKEN_IDS),
+        ("stop", stops, _MAX_STOPS),
+        ("stop_token_ids", stop_tokens, _MAX_STOP_TOKENS),
+        ("sampling.logit_bias", biased, _MAX_BIASED),
+        ("constraint.choices.texts", constraint_choices, _MAX_CONSTRAINT_CHOICES),
+    ):
+        if count > limit:
+            raise invalid_input(field, f"{count} of them, limit {limit}", limit=limit)
 
 
 def check_generate(query: GenerateQuery, limits: InputLimits) -> None:
@@ -80,6 +105,8 @@ def _check_prompt(query: GenerateQuery, limits: InputLimits) -> None:
             content = message.get("content") or ""
             if isinstance(content, str):
                 check_text(content, f"chat.messages[{index}].content", limits.max_text_bytes)
+    else:
+        check_counts(token_ids=len(prompt))
 
 
 def _check_sampling(wishes: SamplingWishes) -> None:

@@ -10,6 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from headrace.v1 import generation_pb2 as pb
 from headrace_server.errors import invalid_input
+from headrace_server.jobs.generation_checks import check_counts
 from headrace_server.jobs.generation_queries import (
     ChatPrompt,
     FinishReason,
@@ -47,6 +48,15 @@ _WISHES = (
 def decode_generate(request: pb.GenerateRequest) -> GenerateQuery:
     """What is to be generated. Raises ServingError INVALID_INPUT for what the message cannot mean; ranges are the job's
     to check."""
+    check_counts(
+        messages=len(request.chat.messages),
+        tools=len(request.chat.tools),
+        token_ids=len(request.token_ids.ids),
+        stops=len(request.stop),
+        stop_tokens=len(request.stop_token_ids),
+        biased=len(request.sampling.logit_bias),
+        constraint_choices=len(request.constraint.choices.texts),
+    )
     return GenerateQuery(
         model=decode_selector(request.model),
         prompt=_decode_input(request),
