@@ -93,7 +93,10 @@ class Tracing:
     def begin(self, method: str, metadata: Sequence[tuple[str, str | bytes]], began_ns: int) -> CallTrace | None:
         """The trace of an RPC that was accepted at `time.perf_counter_ns()`; None: this one is not traced."""
         parent = trace_parent(metadata)
-        sampled = random.random() < self._sample_ratio if parent is None else parent.sampled
+        if parent is not None:
+            sampled = parent.sampled
+        else:  # nobody wants to read of probes: health, reflection and channelz begin no trace
+            sampled = random.random() < self._sample_ratio and not method.startswith("/grpc.")
         return CallTrace(self, method, parent, began_ns) if sampled else None
 
     def put(self, source: SpanSource) -> None:

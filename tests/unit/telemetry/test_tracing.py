@@ -136,6 +136,14 @@ def test_a_share_of_the_traces_that_begin_here_is_kept(held: Held, ratio: float,
     tracing.stop(10)
 
 
+def test_probes_begin_no_trace_and_belong_to_their_callers(held: Held) -> None:
+    tracing, now_ns = tracing_over(held), time.perf_counter_ns()
+    assert tracing.begin("/grpc.health.v1.Health/Check", (), now_ns) is None
+    kept = [("traceparent", f"00-{TRACE}-{SPAN}-01")]
+    assert tracing.begin("/grpc.health.v1.Health/Check", kept, now_ns) is not None
+    tracing.stop(10)
+
+
 def test_a_long_stream_holds_no_more_than_its_share(held: Held) -> None:
     held.let_go.set()
     tracing = tracing_over(held)
