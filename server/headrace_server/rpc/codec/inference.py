@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from itertools import repeat
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -24,7 +25,7 @@ from headrace_server.models.model import PrepareOptions
 from headrace_server.models.signature import DataType
 from headrace_server.rpc.codec.checks import entry, require_text
 from headrace_server.rpc.codec.selector import MAX_NAME_BYTES, MAX_VERSION_BYTES
-from headrace_server.rpc.codec.tensors import require_shape
+from headrace_server.rpc.codec.tensors import MAX_AXES, require_shape
 from headrace_server.rpc.inference import messages as pb
 
 __all__ = ["DATATYPES", "decode_infer", "decode_ref", "encode_infer", "queue_timeout_s"]
@@ -48,6 +49,8 @@ DATATYPES: Mapping[DataType, str] = MappingProxyType(
     }
 )
 _MAX_ELEMENTS = 1 << 20  # of BYTES: each becomes an object
+_MAX_SIZE = 1 << 30  # elements that a tensor may have without a second look
+_SURELY_SHORT = MAX_NAME_BYTES // 4  # characters: no encoding of a name can be too long
 _CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
@@ -72,10 +75,10 @@ def decode_infer(
 
     raw  its raw_input_contents where they are not in the message
     """
-    name = require_text(request.model_name, "model_name", MAX_NAME_BYTES)
+    name = _name(request.model_name, "model_name")
     if not name:
         raise invalid_input("model_name", "required")
-    require_text(request.id, "id", MAX_NAME_BYTES)
+    _name(request.id, "id")
     tensors = request.inputs
     if raw is None:
         raw = request.raw_input_contents
@@ -87,11 +90,14 @@ def decode_infer(
         )
     inputs: dict[str, Array] = {}
     for index, (tensor, data) in enumerate(zip(tensors, raw or repeat(None), strict=False)):
-        if tensor.name in inputs:
-            raise invalid_input(f"inputs[{index}].name", f"{tensor.name[:128]!r} is given twice")
+        input_name = tensor.name
+        if len(input_name) > _SURELY_SHORT:
+            require_text(input_name, f"inputs[{index}].name", MAX_NAME_BYTES)
+        if input_name in inputs:
+            raise invalid_input(f"inputs[{index}].name", f"{input_name[:128]!r} is given twice")
         if tensor.parameters:
             _refuse_shared_memory(tensor.parameters, f"inputs[{index}].parameters")
-        inputs[require_text(tensor.name, f"inputs[{index}].name", MAX_NAME_BYTES)] = _decode(tensor, data, index)
+        inputs[input_name] = _decode(tensor, data, index)
     outputs = [_wanted(output, index) for index, output in enumerate(request.outputs)] if request.outputs else ()
     if not request.parameters:
         return InferQuery(model=decode_ref(name, request.model_version), inputs=inputs, outputs=outputs)
@@ -115,6 +121,10 @@ def decode_ref(name: str, version: str, *, field: str = "model_version", routing
     if version.removeprefix("v")[:1].isdigit():
         return ModelRef(name, version, routing_key=routing_key)
     return ModelRef(name, label=version, routing_key=routing_key)
+
+
+def _name(text: str, field: str) -> str:
+    return text if len(text) <= _SURELY_SHORT else require_text(text, field, MAX_NAME_BYTES)
 
 
 def queue_timeout_s(request: pb.ModelInferRequest) -> float | None:
@@ -152,7 +162,10 @@ def _decode(tensor: pb.ModelInferRequest.InferInputTensor, data: bytes | memoryv
     if stored is _UNKNOWN:
         known = ", ".join(_STORED)
         raise invalid_input(f"inputs[{index}].datatype", f"{datatype[:64]!r}, one of {known} is expected")
-    shape, size = require_shape(tensor.shape, f"inputs[{index}].shape")
+    shape = tuple(tensor.shape)
+    size = prod(shape)
+    if not 0 < size <= _MAX_SIZE or len(shape) > MAX_AXES or (shape and min(shape) < 0):  # it may be wrong
+        shape, size = require_shape(shape, f"inputs[{index}].shape")
     if data is None:
         return _decode_typed(tensor, f"inputs[{index}]", shape, size)
     if tensor.HasField("contents") and tensor.contents.ListFields():
