@@ -113,6 +113,7 @@ def test_stats_count_requests(address: str, managed: Managed) -> None:
         (("label", "mood", "Stable", "1"), 1, "label: 'Stable'"),
         (("split", "mood", "1"), 2, "must be VERSION=WEIGHT"),
         (("split", "mood", "1=1", "--clear"), 2, "give shares, or --clear"),
+        (("split", "mood", "1=1", "2=1", "1=5"), 2, "version '1' has a share already"),
         (("split", "mood", "--max-error-rate", "0.1"), 2, "rules need shares"),
         (("split", "mood", "1=0", "2=0"), 1, "every weight is 0"),
         (("split", "mood", "1=1", "--max-error-rate", "7"), 1, "split.rollback_rules[0].max_error_rate: 7.0"),

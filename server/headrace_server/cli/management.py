@@ -77,7 +77,7 @@ def _beside_the_models(directory: Path) -> tuple[Path | None, str, int | None]:
     if not os.access(directory, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
         return None, "the models' directory cannot be written; --state names a file", None
     try:
-        lock = _locked(directory, os.O_RDONLY)
+        lock = _locked(path)
     except OSError:
         return None, "another server uses the models' directory; --state names a file for this one", None
     return path, "", lock
@@ -88,14 +88,17 @@ def _lock_of(path: Path) -> int:
     if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
         raise fail(f"--state: {path} cannot be written", cure=cure, status=USAGE)
     try:
-        return _locked(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT)
+        return _locked(path)
     except BlockingIOError:
         raise fail(f"--state: {path} is in use by another server", cure="one file a server") from None
 
 
-def _locked(path: Path, flags: int) -> int:
-    """Of this process until it ends or lets go. Raises OSError."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+def _locked(state: Path) -> int:
+    """Of this process until it ends or lets go: however a file came to be chosen, its lock is the same.
+
+    Beside the file, which is replaced with each change. Raises OSError.
+    """
+    descriptor = os.open(state.with_name(f"{state.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -6,7 +6,7 @@ Exit status: 0 done; 1 refused or failed; 2 a wrong option; 3 the server is not 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
@@ -122,7 +122,7 @@ def split(
     timeout_s: TimeoutS = 30,
 ) -> None:
     """Split a model's traffic between versions, with rules that roll it back; or say how it is split."""
-    weights = dict(map(_share, shares or ()))
+    weights = _weights(shares or ())
     if weights and clear:
         raise fail("give shares, or --clear", status=USAGE)
     with _client(address, timeout_s) as client:
@@ -213,11 +213,16 @@ def _client(address: str, timeout_s: float) -> Iterator[Client]:
             raise fail(str(error), status=USAGE) from None
 
 
-def _share(text: str) -> tuple[str, int]:
-    version, equals, weight = text.rpartition("=")
-    if not equals or not version or not (weight.isascii() and weight.isdigit()):
-        raise fail(f"{text!r}, must be VERSION=WEIGHT", cure="headrace models split NAME 1=95 2=5", status=USAGE)
-    return version, int(weight)
+def _weights(shares: Iterable[str]) -> dict[str, int]:
+    weights: dict[str, int] = {}
+    for text in shares:
+        version, equals, weight = text.rpartition("=")
+        if not equals or not version or not (weight.isascii() and weight.isdigit()):
+            raise fail(f"{text!r}, must be VERSION=WEIGHT", cure="headrace models split NAME 1=95 2=5", status=USAGE)
+        if version in weights:
+            raise fail(f"{text!r}: version {version!r} has a share already", status=USAGE)
+        weights[version] = int(weight)
+    return weights
 
 
 def _rules(

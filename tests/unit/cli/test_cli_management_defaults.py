@@ -64,3 +64,13 @@ def test_named_file_is_for_one_server_at_a_time(tmp_path: Path, capsys: pytest.C
         with pytest.raises(typer.Exit), kept_state(tmp_path, named):
             pass
     assert "in use by another server" in capsys.readouterr().err
+
+
+def test_file_chosen_for_one_server_is_not_taken_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = str(tmp_path / STATE_NAME)
+    with kept_state(tmp_path, "auto"), pytest.raises(typer.Exit), kept_state(tmp_path, named):
+        pass
+    assert "in use by another server" in capsys.readouterr().err
+    with kept_state(tmp_path, named), kept_state(tmp_path, "auto") as (path, why):
+        assert path is None
+        assert "another server uses" in why
