@@ -27,6 +27,7 @@ import msgspec
 from headrace_server.errors import ServingError
 from headrace_server.models.folder import VersionFolder, model_invalid
 from headrace_server.models.inputs import BytesInput, FeaturesInput, FeatureValue, ImageInput, Input, TextInput
+from headrace_server.models.struct_types import resolve_types
 from headrace_server.models.toml_keys import unknown_key
 
 __all__ = ["WARMUP_FOLDER", "RecordedRequest", "Tolerance", "parse_recorded", "recorded_names"]
@@ -93,6 +94,9 @@ class RecordedRequest(_Struct, frozen=True):
     def model_inputs(self, files: VersionFolder, where: str) -> list[Input]:
         """The inputs as a job reads them. Raises ServingError MODEL_INVALID naming the input."""
         return [_input(each, files, f"{where}: inputs[{index}]") for index, each in enumerate(self.inputs)]
+
+
+resolve_types(RecordedRequest)
 
 
 def recorded_names(files: VersionFolder) -> list[str]:

@@ -29,6 +29,7 @@ import msgspec
 
 from headrace_server.config import BatchPolicy, DecoderPolicy, EngineOptions
 from headrace_server.errors import Reason, ServingError, Violation
+from headrace_server.models.struct_types import resolve_types
 from headrace_server.models.toml_keys import unknown_key
 
 __all__ = [
@@ -213,6 +214,9 @@ class Manifest(_Section, frozen=True):
     batching: BatchingSection = BatchingSection()
     decoder: DecoderSection = DecoderSection()
     encoder_decoder: EncoderDecoderSection | None = None
+
+
+resolve_types(Manifest)
 
 
 def parse_manifest(text: bytes) -> Manifest:

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from headrace_server.errors import Reason, ServingError
+from headrace_server.models.struct_types import resolve_types
 from headrace_server.serving.decisions import Decisions
 from headrace_server.serving.traffic import check_label
 
@@ -34,6 +35,9 @@ _MAX_BYTES = 64 * 1024 * 1024
 class _State(msgspec.Struct, frozen=True, kw_only=True):
     schema: int
     models: dict[str, Decisions]
+
+
+resolve_types(_State)
 
 
 class StateFile:

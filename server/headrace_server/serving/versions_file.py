@@ -28,6 +28,7 @@ import msgspec
 
 from headrace_server.errors import Reason, ServingError, Violation
 from headrace_server.models.layout import VERSIONS_NAME
+from headrace_server.models.struct_types import resolve_types
 from headrace_server.models.toml_keys import unknown_key
 from headrace_server.serving.traffic import (
     RollbackCondition,
@@ -81,6 +82,9 @@ class _File(_Section, frozen=True):
     split: dict[str, int] = {}
     rules: tuple[_Rule, ...] = ()
     shadow: _Shadow | None = None
+
+
+resolve_types(_File)
 
 
 def read_versions_file(path: Path) -> VersionsFile:
