@@ -32,6 +32,7 @@ from headrace_server.items.columns import Column, Columns, Vocabulary
 from headrace_server.items.database import NEW_IMAGE, sync_directory
 from headrace_server.items.segment import Part, Rows
 from headrace_server.items.snapshot import Snapshot
+from headrace_server.models.struct_types import resolve_types
 
 __all__ = ["Image", "ImageError", "read_image", "write_image"]
 
@@ -75,6 +76,9 @@ class _Head(msgspec.Struct):
     id_blocks: list[int]  # bytes of each MessagePack array
     text_blocks: list[int]
     sections: list[_Section]
+
+
+resolve_types(_Head)
 
 
 def write_image(path: Path, snapshot: Snapshot, token: int, *, stop: Callable[[], bool]) -> bool:
