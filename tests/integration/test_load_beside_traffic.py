@@ -53,20 +53,26 @@ def test_a_load_holds_no_other_models_requests_up(tmp_path: Path, caplog: pytest
 
         asker = threading.Thread(target=ask)
         asker.start()
-        time.sleep(0.5)
-        alone, before = _quantile(seconds, 0.99), len(seconds)
-        model_folders.text_encoder(tmp_path / "large" / "1", num_embeddings=_NUM_MERGES + 200)
-        (tmp_path / "large" / "1" / "tokenizer.json").write_text(definition)
+        limit = time.monotonic() + 20
+        while len(seconds) < 50 and not failures:
+            assert time.monotonic() < limit, "nothing is answered"
+            time.sleep(0.01)
+        alone = _quantile(seconds, 0.99)
         caplog.set_level("INFO", "headrace_server.serving.loader")
-        begin = len(seconds)
-        status = server._repository.load("large").result(60)
-        beside = seconds[begin:]
+        # Read in one call of the library, the tokenizer alone would stall everybody for as long as it takes, at every
+        # load; what else the machine does stalls some of them.
+        for version in ("1", "2", "3"):
+            model_folders.text_encoder(tmp_path / "large" / version, num_embeddings=_NUM_MERGES + 200)
+            (tmp_path / "large" / version / "tokenizer.json").write_text(definition)
+            begin = len(seconds)
+            status = server._repository.load("large", version).result(60)
+            assert status.state is ModelState.READY, status.reason
+            beside = _quantile(seconds[begin:], 0.99)
+            stall_s = int(re.findall(rf"model large/{version}: ready .* at most (\d+) ms", caplog.text)[-1]) / 1000
+            if stall_s < 0.75 * read_whole_s and beside < alone + 1.0:
+                break
         stopping.set()
         asker.join(20)
-    assert status.state is ModelState.READY, status.reason
     assert not failures
-    assert before > 10
-    stall_s = int(re.findall(r"model large/1: ready .* at most (\d+) ms", caplog.text)[-1]) / 1000
-    # Read in one call of the library, the tokenizer alone would stall everybody for as long as it takes.
     assert stall_s < 0.75 * read_whole_s, f"{stall_s:.2f} s, read whole {read_whole_s:.2f} s"
-    assert _quantile(beside, 0.99) < alone + 1.0
+    assert beside < alone + 1.0

@@ -156,13 +156,6 @@ def _view(model: Model, task: Task | None) -> _View:
     view: _View | None = model.derived.get(key)
     if view is None:
         signature = signature_of(model, task)
-        if signature is None:
-            assert task is not None, "every model can be asked by its tensors"
-            raise ServingError(
-                Reason.WRONG_TASK,
-                f"model {model.name!r} version {model.version!r} cannot {task.value} what is sent as BYTES",
-                model=model.name,
-            )
         view = model.derived[key] = _View(signature, None if signature.reads else GraphRows(signature))
     return view
 

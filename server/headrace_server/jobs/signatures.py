@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from headrace_server.errors import Reason, ServingError
 from headrace_server.models.model import Model, Task
 from headrace_server.models.signature import TensorSpec
 
@@ -89,13 +90,20 @@ def views_of(model: Model) -> list[Task | None]:
     return [None, *(task for task in _TASKS.values() if _read_input(model, task))]
 
 
-def signature_of(model: Model, task: Task | None) -> Signature | None:
-    """The signature of a model asked by a task (None: by its tensors); None where it cannot be asked so."""
+def signature_of(model: Model, task: Task | None) -> Signature:
+    """The signature of a model asked by a task (None: by its tensors).
+
+    raises  ServingError WRONG_TASK where it cannot be asked so
+    """
     if task is None:
         return _of_generator() if model.generator is not None else _of_graph(model)
     name = _read_input(model, task)
     if not name:
-        return None
+        raise ServingError(
+            Reason.WRONG_TASK,
+            f"model {model.name!r} version {model.version!r} cannot {task.value} what is sent as BYTES",
+            model=model.name,
+        )
     inputs: tuple[TensorSpec, ...] = (TensorSpec(name, "string", (-1, 1)),)
     optional: frozenset[str] = frozenset()
     if task is Task.RERANK or (task is Task.CLASSIFY and "text_pair" in model.input_kinds):

@@ -197,7 +197,7 @@ def test_the_least_recently_used_rests_first(opened: Opened) -> None:
 
 def test_an_idle_version_rests_and_answers_when_it_is_asked(opened: Opened) -> None:
     put(opened.directory / "m" / "1", 3.0)
-    repository = opened(idle_unload_s=0.2)
+    repository = opened(idle_unload_s=1.0)  # not so short that it may rest again before this test has looked
     wait_until(lambda: resting(repository) == {"m/1"})
     (status,) = repository.status()
     assert status.serving
@@ -212,9 +212,9 @@ def test_an_idle_version_rests_and_answers_when_it_is_asked(opened: Opened) -> N
 
 def test_a_version_in_use_does_not_rest(opened: Opened) -> None:
     put(opened.directory / "m" / "1", 3.0)
-    repository = opened(idle_unload_s=0.2)
+    repository = opened(idle_unload_s=1.0)  # not so short that it may rest before it is leased
     with repository.acquire("m"):
-        time.sleep(0.6)
+        time.sleep(1.5)
         assert resting(repository) == set()
 
 

@@ -64,15 +64,7 @@ def known_view(status: VersionStatus, task: Task | None) -> tuple[Model, Signatu
                 version=status.version,
             )
         raise ServingError(Reason.MODEL_LOADING, f"model {status.name!r} is not loaded", model=status.name)
-    signature = signature_of(model, task)
-    if signature is None:
-        assert task is not None, "every model can be asked by its tensors"
-        raise ServingError(
-            Reason.WRONG_TASK,
-            f"model {status.name!r} version {status.version!r} cannot {task.value} what is sent as BYTES",
-            model=status.name,
-        )
-    return model, signature
+    return model, signature_of(model, task)
 
 
 def all_views(models: ModelListing) -> Iterator[tuple[str, VersionStatus]]:
