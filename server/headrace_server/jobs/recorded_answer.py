@@ -35,7 +35,10 @@ def _labels(expected: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, An
     scores = {each["label"]: each["score"] for each in got}
     for each in expected:
         found = scores.get(each["label"])
-        if found is None or not _near(each["score"], found, tolerance):
+        if found is None:
+            given = f"{got[0]['label']!r} {_shown(got[0]['score'])} first" if got else "no label"
+            return f"expected {each['label']!r} {_shown(each['score'])}, not among those given: {given}"
+        if not _near(each["score"], found, tolerance):
             return f"expected {each['label']!r} {_shown(each['score'])}, got {_shown(found)}"
     if expected and got and expected[0]["label"] != got[0]["label"]:
         first, best = expected[0], got[0]
