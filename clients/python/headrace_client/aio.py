@@ -47,6 +47,7 @@ from headrace_client.results import (
 from headrace_client.retries import Attempts
 from headrace_client.sources import AsyncSource
 from headrace_client.trace_context import trace_metadata
+from headrace_client.true_status import keep_status
 
 __all__ = ["AsyncClient"]
 
@@ -193,6 +194,8 @@ class AsyncClient(AsyncCatalogCalls, AsyncGenerationCalls, AsyncModelCalls):
         attempts = Attempts(num_attempts or self._num_attempts, timeout_s)
         while True:
             call, begun = method(request, timeout=attempts.left_s, metadata=trace_metadata()), False
+            if isinstance(request, AsyncSource):
+                keep_status(call)
             try:
                 async for response in call:
                     begun = True

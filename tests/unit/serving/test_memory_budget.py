@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
 import model_folders
+import pytest
 from decoder_folders import write_decoder
 
 from headrace_server.config import DecoderPolicy, EngineOptions, ThreadBudget
@@ -39,16 +41,21 @@ def test_weights_are_estimated_from_their_file(tmp_path: Path) -> None:
 
 
 def test_a_measurement_takes_the_place_of_the_estimate_where_it_can_be_believed() -> None:
+    """What other tests left may be given back to the system just then: of several tries one must be true."""
     assert resident_bytes() is not None, "this system does not say"
     estimate = MemoryEstimate(loaded_bytes=50 * _MB, growing_bytes=5 * _MB, floor_bytes=40 * _MB)
-    budget = MemoryBudget(200 * _MB)
-    assert budget.take("a", "a", "1", estimate)
-    with budget.measured("a"):
-        memory = bytearray(b"\1") * (40 * _MB)
-    (holding,) = budget.holdings()
-    assert holding.measured_bytes is not None
-    assert abs(holding.measured_bytes - len(memory)) < 8 * _MB
-    assert holding.bytes == holding.measured_bytes + 5 * _MB
+    for _ in range(5):
+        gc.collect()
+        budget = MemoryBudget(200 * _MB)
+        assert budget.take("a", "a", "1", estimate)
+        with budget.measured("a"):
+            memory = bytearray(b"\1") * (40 * _MB)
+        (holding,) = budget.holdings()
+        measured = holding.measured_bytes
+        if measured is not None and abs(measured - len(memory)) < 8 * _MB:
+            assert holding.bytes == measured + 5 * _MB
+            return
+    pytest.fail(f"{measured} bytes were measured, {len(memory)} taken")
 
 
 def test_a_measurement_is_not_believed_where_nothing_grew_or_somebody_else_came() -> None:
