@@ -22,7 +22,6 @@ An unknown key is an error that names it and the nearest valid one.
 
 from __future__ import annotations
 
-import tomllib
 from typing import Any, Literal
 
 import msgspec
@@ -30,7 +29,7 @@ import msgspec
 from headrace_server.config import BatchPolicy, DecoderPolicy, EngineOptions
 from headrace_server.errors import Reason, ServingError, Violation
 from headrace_server.models.struct_types import resolve_types
-from headrace_server.models.toml_keys import unknown_key
+from headrace_server.models.toml_keys import read_toml
 
 __all__ = [
     "MANIFEST_NAME",
@@ -221,22 +220,12 @@ resolve_types(Manifest)
 
 def parse_manifest(text: bytes) -> Manifest:
     """The manifest in `text` (TOML, UTF-8). Raises ServingError MODEL_INVALID naming key, value and what is valid."""
+    manifest = read_toml(text, Manifest, _invalid)
     try:
-        table = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise _invalid("", f"not valid TOML ({error})") from None
-    unknown = unknown_key(table, Manifest)
-    if unknown is not None:
-        raise _invalid(*unknown)
-    try:
-        manifest = msgspec.convert(table, Manifest)
         # Values out of range are told here, by the file that holds them, rather than when the engine starts.
         manifest.engine.over(EngineOptions())
         manifest.batching.over(BatchPolicy())
         manifest.decoder.over(DecoderPolicy())
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        raise _invalid(path.strip("`."), message) from None
     except ServingError as error:
         raise ServingError(
             Reason.MODEL_INVALID, f"{MANIFEST_NAME}: {error.message}", violations=error.violations

@@ -1,16 +1,40 @@
-"""Keys of a TOML table that its structure does not know, with the nearest that it does."""
+"""TOML files read into structures; a key that the structure does not know is told with the nearest that it does."""
 
 from __future__ import annotations
 
 import difflib
+import tomllib
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
-__all__ = ["unknown_key"]
+from headrace_server.errors import ServingError
+
+__all__ = ["read_toml", "unknown_key"]
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+
+def read_toml(text: bytes, struct: type[StructT], invalid: Callable[[str, str], ServingError]) -> StructT:
+    """The structure that `text` (TOML, UTF-8) fills.
+
+    invalid  the error to raise, of a key ("": the whole text) and what is wrong with it
+    """
+    try:
+        table = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise invalid("", f"not valid TOML ({error})") from None
+    unknown = unknown_key(table, struct)
+    if unknown is not None:
+        raise invalid(*unknown)
+    try:
+        return msgspec.convert(table, struct)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        raise invalid(path.strip("`."), message) from None
 
 
 def unknown_key(table: Mapping[str, Any], struct: type[msgspec.Struct], prefix: str = "") -> tuple[str, str] | None:

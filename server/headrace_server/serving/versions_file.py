@@ -20,7 +20,6 @@ An unknown key is an error that names it and the nearest valid one.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +28,7 @@ import msgspec
 from headrace_server.errors import Reason, ServingError, Violation
 from headrace_server.models.layout import VERSIONS_NAME
 from headrace_server.models.struct_types import resolve_types
-from headrace_server.models.toml_keys import unknown_key
+from headrace_server.models.toml_keys import read_toml
 from headrace_server.serving.traffic import (
     RollbackCondition,
     RollbackRule,
@@ -101,18 +100,7 @@ def read_versions_file(path: Path) -> VersionsFile:
 
 def parse_versions_file(text: bytes) -> VersionsFile:
     """What `text` (TOML, UTF-8) says. Raises ServingError CONFIG_INVALID naming key, value and what is valid."""
-    try:
-        table = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise _invalid("", f"not valid TOML ({error})") from None
-    unknown = unknown_key(table, _File)
-    if unknown is not None:
-        raise _invalid(*unknown)
-    try:
-        file = msgspec.convert(table, _File)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        raise _invalid(path.strip("`."), message) from None
+    file = read_toml(text, _File, _invalid)
     try:
         return VersionsFile(policy=_policy(file), choices=_choices(file))
     except ServingError as error:
