@@ -12,29 +12,26 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import Any
+from collections.abc import Callable
 
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
 from headrace_server.engines.decode import DecodeState
 from headrace_server.engines.devices import device_unavailable, split_device
-from headrace_server.engines.onnx import OnnxEngine
+from headrace_server.engines.onnx import open_cpu
 from headrace_server.engines.onnx_copied_decode import CopiedDecode
 from headrace_server.engines.onnx_decode import SharedBufferDecode
-from headrace_server.engines.onnx_session import available_providers, load_runtime
+from headrace_server.engines.onnx_session import load_runtime
+from headrace_server.engines.request import EngineRequest
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.generation import CacheKind
 from headrace_server.models.model import Model
-from headrace_server.models.onnx_header import OnnxHeader, read_onnx_header
+from headrace_server.models.onnx_header import read_onnx_header
 
 __all__ = ["create_decode_state", "create_engine", "prepare_runtime"]
 
 logger = logging.getLogger(__name__)
 
-_CPU = "CPUExecutionProvider"
-_CUDA = "CUDAExecutionProvider"
-# One scale for a whole tensor of activations, all rows of a batch together.
-_SCALED_BY_BATCH = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 _CURE = "set device to cpu or auto"
 
 
@@ -45,32 +42,20 @@ def create_engine(model: Model, options: EngineOptions, budget: ThreadBudget) ->
     raises  ServingError MODEL_INVALID for a graph that does not load; DEVICE_UNAVAILABLE (facts requested, actual,
             reason, cure) for a device or precision that is not there; UNSUPPORTED for a format that no engine reads
     """
-    if model.graph.suffix != ".onnx":
-        raise ServingError(
-            Reason.UNSUPPORTED, f"{model.graph.name}: no engine of this build runs {model.graph.suffix} files"
-        )
-    device, provider, provider_options = _resolve_device(options.device)
-    header = read_onnx_header(model.graph)
-    precision = header.precision or "fp32"
-    if options.precision not in ("auto", precision):
-        raise device_unavailable(
-            f"precision {options.precision}",
-            actual=precision,
-            reason=f"the weights of this graph are {precision}",
-            cure=f"set precision to {precision} or auto, or serve a graph exported as {options.precision}",
-        )
+    base, index = split_device(options.device)
+    header = read_onnx_header(model.graph) if model.graph.suffix == ".onnx" else None
     threads = budget.for_engine(options)
-    engine = OnnxEngine(
-        model.graph,
+    device = "cpu" if base == "auto" else base if base in ("cpu", "openvino") else f"{base}:{index}"
+    request = EngineRequest(
+        model=model,
+        header=header,
         device=device,
-        provider=provider,
-        provider_options=provider_options,
-        precision=precision,
+        precision=options.precision,
         num_threads=threads.intra_op_threads,
         num_workers=threads.num_workers,
-        class_labels=_map_columns(header),
-        batch_invariant=not any(node.op_type in _SCALED_BY_BATCH for node in header.nodes),
+        options=options,
     )
+    engine = _opener(options.device, base)(request)
     info = engine.info
     logger.info(
         "model %s/%s: device %s (asked for %s), %s, precision %s (asked for %s), %d workers of %d threads, %.0f ms",
@@ -90,8 +75,7 @@ def create_decode_state(model: Model, options: EngineOptions, budget: ThreadBudg
     if generator is None:
         raise ServingError(Reason.UNSUPPORTED, f"model {model.name!r} does not generate text")
     spec = generator.spec
-    device, _, _ = _resolve_device(options.device)
-    if device != "cpu":
+    if split_device(options.device)[0] not in ("auto", "cpu"):
         raise device_unavailable(
             options.device, actual="cpu", reason="decoders of this build run on the CPU alone", cure=_CURE
         )
@@ -126,29 +110,8 @@ def prepare_runtime() -> None:
         load_runtime()
 
 
-def _resolve_device(requested: str) -> tuple[str, str, dict[str, str]]:
-    """Device as reported, execution provider, provider options."""
-    base, index = split_device(requested)
+def _opener(requested: str, base: str) -> Callable[[EngineRequest], Engine]:
+    """Who opens graphs on a device."""
     if base in ("auto", "cpu"):
-        return "cpu", _CPU, {}
-    if base == "cuda":
-        if _CUDA not in available_providers():
-            raise device_unavailable(
-                requested,
-                actual="cpu",
-                reason="the installed onnxruntime is built without CUDA",
-                cure=f"install onnxruntime-gpu in place of onnxruntime, or {_CURE}",
-            )
-        return f"cuda:{index}", _CUDA, {"device_id": str(index)}
+        return open_cpu
     raise device_unavailable(requested, actual="cpu", reason=f"this build has no engine for {base}", cure=_CURE)
-
-
-def _map_columns(header: OnnxHeader) -> dict[str, tuple[Any, ...]]:
-    """By output that is a sequence of maps: the class labels in the graph's order (the runtime gives them sorted)."""
-    columns = {}
-    for output in header.outputs:
-        if output.kind == "map_sequence":
-            node = header.producer_of(output.name)
-            if node is not None and node.class_labels:
-                columns[output.name] = node.class_labels
-    return columns

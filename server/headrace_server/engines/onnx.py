@@ -13,15 +13,64 @@ from pathlib import Path
 from typing import Any
 
 from headrace_server.engines.base import Array, EngineInfo
-from headrace_server.engines.onnx_session import FATAL_ONLY, load_runtime, open_session, run_fault
+from headrace_server.engines.devices import device_unavailable
+from headrace_server.engines.onnx_session import CPU, FATAL_ONLY, load_runtime, open_session, run_fault
 from headrace_server.engines.onnx_types import GraphTensor, check_feeds, graph_tensor, map_matrix, shapes_disagree
+from headrace_server.engines.request import EngineRequest
 from headrace_server.errors import Reason, ServingError
+from headrace_server.models.onnx_header import OnnxHeader
 from headrace_server.models.signature import TensorSpec
 
-__all__ = ["OnnxEngine"]
+__all__ = ["OnnxEngine", "is_batch_invariant", "map_columns", "open_cpu"]
 
 _OUTSIZED = 8.0  # a run this many times larger than the usual gives its memory back
 _USUAL_WEIGHT = 1 / 32  # of the newest run in what is usual
+# One scale for a whole tensor of activations, all rows of a batch together.
+_SCALED_BY_BATCH = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
+
+
+def open_cpu(request: EngineRequest) -> OnnxEngine:
+    """The graph on ONNX Runtime's CPU provider, in the precision of its weights: a graph is never converted at load."""
+    header = request.header
+    if header is None:
+        raise ServingError(
+            Reason.UNSUPPORTED,
+            f"{request.model.graph.name}: no engine of this build runs {request.model.graph.suffix} files",
+        )
+    precision = header.precision or "fp32"
+    if request.precision not in ("auto", precision):
+        raise device_unavailable(
+            f"precision {request.precision}",
+            actual=precision,
+            reason=f"the weights of this graph are {precision}",
+            cure=f"set precision to {precision} or auto, or serve a graph exported as {request.precision}",
+        )
+    return OnnxEngine(
+        request.model.graph,
+        device="cpu",
+        provider=CPU,
+        precision=precision,
+        num_threads=request.num_threads,
+        num_workers=request.num_workers,
+        class_labels=map_columns(header),
+        batch_invariant=is_batch_invariant(header),
+    )
+
+
+def is_batch_invariant(header: OnnxHeader) -> bool:
+    """Whether a row's answer is its own, whatever else is in the batch."""
+    return not any(node.op_type in _SCALED_BY_BATCH for node in header.nodes)
+
+
+def map_columns(header: OnnxHeader) -> dict[str, tuple[Any, ...]]:
+    """By output that is a sequence of maps: the class labels in the graph's order (the runtime gives them sorted)."""
+    columns = {}
+    for output in header.outputs:
+        if output.kind == "map_sequence":
+            node = header.producer_of(output.name)
+            if node is not None and node.class_labels:
+                columns[output.name] = node.class_labels
+    return columns
 
 
 class OnnxEngine:
