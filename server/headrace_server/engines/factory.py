@@ -2,8 +2,9 @@
 
 device     auto        the best that this build can run: the CPU; said in the log and in `Engine.info`
            cpu         the CPU
-           cuda[:n]    where the installed onnxruntime has it and it starts
-           others      an error that says so
+           openvino    ONNX Runtime with OpenVINO's plugin provider, on the CPU
+           cuda[:n]    ONNX Runtime on a GPU
+           tensorrt[:n]  TensorRT's own runtime on a GPU
 precision  auto        what the graph's weights are
            others      an error unless the graph's weights are so: a graph is never converted at load
 """
@@ -11,14 +12,15 @@ precision  auto        what the graph's weights are
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 from collections.abc import Callable
+from types import MappingProxyType
 
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
 from headrace_server.engines.decode import DecodeState
 from headrace_server.engines.devices import device_unavailable, split_device
-from headrace_server.engines.onnx import open_cpu
 from headrace_server.engines.onnx_copied_decode import CopiedDecode
 from headrace_server.engines.onnx_decode import SharedBufferDecode
 from headrace_server.engines.onnx_session import load_runtime
@@ -33,6 +35,15 @@ __all__ = ["create_decode_state", "create_engine", "prepare_runtime"]
 logger = logging.getLogger(__name__)
 
 _CURE = "set device to cpu or auto"
+# Who opens graphs on a device: imported when the first is opened there, as each stands on a runtime of its own.
+_OPENERS = MappingProxyType(
+    {
+        "cpu": ("headrace_server.engines.onnx", "open_cpu"),
+        "openvino": ("headrace_server.engines.onnx_openvino", "open_openvino"),
+        "cuda": ("headrace_server.engines.onnx_cuda", "open_cuda"),
+        "tensorrt": ("headrace_server.engines.tensorrt", "open_tensorrt"),
+    }
+)
 
 
 def create_engine(model: Model, options: EngineOptions, budget: ThreadBudget) -> Engine:
@@ -55,7 +66,7 @@ def create_engine(model: Model, options: EngineOptions, budget: ThreadBudget) ->
         num_workers=threads.num_workers,
         options=options,
     )
-    engine = _opener(options.device, base)(request)
+    engine = _opener(options.device, "cpu" if base == "auto" else base)(request)
     info = engine.info
     logger.info(
         "model %s/%s: device %s (asked for %s), %s, precision %s (asked for %s), %d workers of %d threads, %.0f ms",
@@ -112,6 +123,12 @@ def prepare_runtime() -> None:
 
 def _opener(requested: str, base: str) -> Callable[[EngineRequest], Engine]:
     """Who opens graphs on a device."""
-    if base in ("auto", "cpu"):
-        return open_cpu
-    raise device_unavailable(requested, actual="cpu", reason=f"this build has no engine for {base}", cure=_CURE)
+    module, name = _OPENERS[base]
+    try:
+        opener: Callable[[EngineRequest], Engine] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        reason = f"this build has no engine for {base}"
+        raise device_unavailable(requested, actual="cpu", reason=reason, cure=_CURE) from error
+    return opener
