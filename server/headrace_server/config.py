@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +18,15 @@ __all__ = [
     "AdminOptions",
     "BatchPolicy",
     "CatalogOptions",
+    "CudaOptions",
     "DecoderPolicy",
     "EngineOptions",
     "InputLimits",
     "LifecycleOptions",
     "ManagementOptions",
     "ServerConfig",
+    "ShapeProfile",
+    "TensorRtOptions",
     "ThreadBudget",
     "TlsOptions",
     "TracingOptions",
@@ -86,6 +90,78 @@ class ThreadBudget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeProfile:
+    """Shapes that TensorRT compiles a graph for, by input name: the smallest, those it is tuned for, the largest."""
+
+    min: Mapping[str, tuple[int, ...]]
+    opt: Mapping[str, tuple[int, ...]]
+    max: Mapping[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        for name, low in self.min.items():
+            opt, high = self.opt.get(name, ()), self.max.get(name, ())
+            fits = len(low) == len(opt) == len(high) and all(
+                0 <= a <= b <= c for a, b, c in zip(low, opt, high, strict=True)
+            )
+            shown = f"{list(low)}, {list(opt)}, {list(high)}"
+            _require(
+                fits,
+                f"engine.tensorrt.profiles.{name}",
+                shown,
+                "min, opt and max of one length, each not below the last",
+            )
+        others = sorted({*self.opt, *self.max} - set(self.min))
+        _require(not others, "engine.tensorrt.profiles", others, "every input stands in min, opt and max")
+        _require(bool(self.min), "engine.tensorrt.profiles", {}, "at least one input a profile")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRtOptions:
+    """How TensorRT compiles and runs a graph."""
+
+    library: Literal["auto", "tensorrt", "tensorrt_rtx"] = "auto"  # auto: TensorRT, else TensorRT for RTX
+    profiles: tuple[ShapeProfile, ...] = ()  # none: from the model's batch size, longest input, image size
+    workspace_mb: int = 0  # device memory for tactics while building; 0: as much as there is
+    tf32: bool = False  # fp32 products may be rounded to 10 bits of mantissa
+    cuda_graphs: bool = False  # a run of a shape seen before is one launch; memory for each shape
+    version_compatible: bool = False  # plans that later TensorRT 11 can load; they bring code of their own, which runs
+    cache: Path | None = None  # built plans and timings; None: headrace/tensorrt in the user's cache directory
+    cache_mb: int = 8192  # plans beyond it leave, the longest unused first
+
+    def __post_init__(self) -> None:
+        _require(
+            self.library in ("auto", "tensorrt", "tensorrt_rtx"),
+            "engine.tensorrt.library",
+            self.library,
+            "one of auto, tensorrt, tensorrt_rtx",
+        )
+        for name, low in (("workspace_mb", 0), ("cache_mb", 1)):
+            value = getattr(self, name)
+            _require(low <= value <= 1 << 30, f"engine.tensorrt.{name}", value, f"from {low} to {1 << 30}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CudaOptions:
+    """How ONNX Runtime uses a GPU."""
+
+    arena_mb: int = 0  # device memory that one session may take for weights and activations; 0: no limit
+    cuda_graphs: bool = False  # runs of a shape seen before are replayed; one session a worker, each with its weights
+    max_graphs: int = 32  # shapes a worker keeps a graph of; those beyond run as without
+    tf32: bool = False  # fp32 products in TF32, of ten bits of mantissa; its precision is then said to be tf32
+    conv_search: Literal["exhaustive", "heuristic", "default"] = "heuristic"  # how cuDNN finds its algorithm, per shape
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.arena_mb <= 1 << 24, "engine.cuda.arena_mb", self.arena_mb, "from 0 (no limit) to 16777216")
+        _require(1 <= self.max_graphs <= 4096, "engine.cuda.max_graphs", self.max_graphs, "from 1 to 4096")
+        _require(
+            self.conv_search in ("exhaustive", "heuristic", "default"),
+            "engine.cuda.conv_search",
+            self.conv_search,
+            "one of exhaustive, heuristic, default",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """Where and how a model runs. Explicit choices are strict; only `auto` chooses."""
 
@@ -93,6 +169,8 @@ class EngineOptions:
     precision: str = "auto"  # auto | fp32 | bf16 | fp16 | int8
     num_workers: int = 0  # 0: from the ThreadBudget
     intra_op_threads: int = 0  # 0: from the ThreadBudget
+    cuda: CudaOptions = field(default_factory=CudaOptions)
+    tensorrt: TensorRtOptions = field(default_factory=TensorRtOptions)
 
     def __post_init__(self) -> None:
         base = self.device.split(":", 1)[0]

@@ -13,7 +13,8 @@
     [tokenizer]  max_length, truncation_side
     [pooling]    mode = "mean" | "cls" | "max" | "last_token" | "none", normalize
     [prompts]    NAME = "text put before the input";  default_prompt = "NAME" at the top
-    [engine]     as config.EngineOptions        [batching]  as config.BatchPolicy
+    [engine]     as config.EngineOptions, with [engine.cuda] and [engine.tensorrt]
+    [batching]   as config.BatchPolicy
     [decoder]    of text generators, as config.DecoderPolicy
     [encoder_decoder]  what graphs are called that no exporter named: see EncoderDecoderSection
 
@@ -22,11 +23,12 @@ An unknown key is an error that names it and the nearest valid one.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
 
-from headrace_server.config import BatchPolicy, DecoderPolicy, EngineOptions
+from headrace_server.config import BatchPolicy, CudaOptions, DecoderPolicy, EngineOptions, ShapeProfile, TensorRtOptions
 from headrace_server.errors import Reason, ServingError, Violation
 from headrace_server.models.struct_types import resolve_types
 from headrace_server.models.toml_keys import read_toml
@@ -35,6 +37,7 @@ __all__ = [
     "MANIFEST_NAME",
     "Activation",
     "BatchingSection",
+    "CudaSection",
     "DecoderSection",
     "EncoderDecoderSection",
     "EngineSection",
@@ -45,6 +48,8 @@ __all__ = [
     "OutputSection",
     "PoolingMode",
     "PoolingSection",
+    "ProfileSection",
+    "TensorRtSection",
     "TokenizerSection",
     "WindowSection",
     "parse_manifest",
@@ -128,6 +133,44 @@ class PoolingSection(_Section, frozen=True):
     normalize: bool | None = None
 
 
+class ProfileSection(_Section, frozen=True):
+    """As `config.ShapeProfile`: by input name, shapes."""
+
+    min: dict[str, tuple[int, ...]]
+    opt: dict[str, tuple[int, ...]]
+    max: dict[str, tuple[int, ...]]
+
+
+class TensorRtSection(_Section, frozen=True):
+    """Overrides of `config.TensorRtOptions` for this model; where plans are kept is the server's alone."""
+
+    library: Literal["auto", "tensorrt", "tensorrt_rtx"] | None = None
+    profiles: tuple[ProfileSection, ...] | None = None
+    workspace_mb: int | None = None
+    tf32: bool | None = None
+    cuda_graphs: bool | None = None
+    version_compatible: bool | None = None
+
+    def over(self, defaults: TensorRtOptions) -> TensorRtOptions:
+        chosen = _over(self, defaults)
+        if self.profiles is not None:
+            chosen["profiles"] = tuple(ShapeProfile(min=each.min, opt=each.opt, max=each.max) for each in self.profiles)
+        return replace(defaults, **chosen)
+
+
+class CudaSection(_Section, frozen=True):
+    """Overrides of `config.CudaOptions` for this model."""
+
+    arena_mb: int | None = None
+    cuda_graphs: bool | None = None
+    max_graphs: int | None = None
+    tf32: bool | None = None
+    conv_search: Literal["exhaustive", "heuristic", "default"] | None = None
+
+    def over(self, defaults: CudaOptions) -> CudaOptions:
+        return CudaOptions(**_over(self, defaults))
+
+
 class EngineSection(_Section, frozen=True):
     """Overrides of `config.EngineOptions` for this model."""
 
@@ -135,9 +178,12 @@ class EngineSection(_Section, frozen=True):
     precision: str | None = None
     num_workers: int | None = None
     intra_op_threads: int | None = None
+    cuda: CudaSection = CudaSection()
+    tensorrt: TensorRtSection = TensorRtSection()
 
     def over(self, defaults: EngineOptions) -> EngineOptions:
-        return EngineOptions(**_over(self, defaults))
+        nested = {"cuda": self.cuda.over(defaults.cuda), "tensorrt": self.tensorrt.over(defaults.tensorrt)}
+        return EngineOptions(**_over(self, defaults) | nested)
 
 
 class BatchingSection(_Section, frozen=True):
