@@ -24,6 +24,7 @@ from headrace_client.results import (
     LabelScore,
     ModelInfo,
     ModelVersion,
+    Quantization,
     RankedDocument,
     Ranking,
     Similarities,
@@ -148,4 +149,18 @@ def model_info(message: model_service_pb2.Model) -> ModelInfo:
         shadow_sample_rate=message.shadow_sample_rate,
         ready_time=message.ready_time.ToDatetime(UTC) if message.HasField("ready_time") else None,
         notes=tuple(message.notes),
+        quantization=_quantization(message.quantization) if message.HasField("quantization") else None,
+    )
+
+
+def _quantization(message: model_service_pb2.Quantization) -> Quantization:
+    return Quantization(
+        mode=message.mode,
+        target=message.target,
+        held_because=message.held_because,
+        forced=message.forced,
+        figures=dict(message.figures),
+        source_figures=dict(message.source_figures),
+        source_digest=message.source_digest,
+        report_digest=message.report_digest,
     )

@@ -17,6 +17,7 @@ __all__ = [
     "LabelScore",
     "ModelInfo",
     "ModelVersion",
+    "Quantization",
     "RankedDocument",
     "Ranking",
     "Similarities",
@@ -158,12 +159,32 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a version was quantized and what that cost.
+
+    held_because    why it answers only those who name its version; "": nothing holds it
+    forced          it serves although it missed the bar for its quality
+    figures         of its answers on held-out inputs; `source_figures` those of what it was made from
+    """
+
+    mode: str
+    target: str
+    held_because: str
+    forced: bool
+    figures: Mapping[str, float]
+    source_figures: Mapping[str, float]
+    source_digest: str
+    report_digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """One version of a model as the server describes it. `class_labels` is empty in lists.
 
     version_labels      that operators have put on it
     traffic_weight      in the model's split; 0: none
     shadow_sample_rate  share of the requests of which it gets a copy; 0: none
+    quantization        of versions that `headrace quantize` made
     """
 
     name: str
@@ -190,3 +211,4 @@ class ModelInfo:
     shadow_sample_rate: float = 0.0
     ready_time: datetime | None = None
     notes: tuple[str, ...] = ()
+    quantization: Quantization | None = None

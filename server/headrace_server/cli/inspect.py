@@ -14,6 +14,7 @@ from headrace_server.cli.faults import FAILURE, plain_failures
 
 if TYPE_CHECKING:
     from headrace_server.models.generation import GenerationSpec
+    from headrace_server.models.quantization_report import QuantizationReport
     from headrace_server.models.report import InspectReport, ModelReport
 
 __all__ = ["inspect"]
@@ -73,11 +74,24 @@ def _lines(each: ModelReport) -> list[str]:
     size = sum(file.size_bytes for file in model.files)
     engine, batching = model.engine, model.batching
     beside = f"at most {batching.max_batch_size} rows" if model.generator is None else "token by token"
+    if model.quantization is not None:
+        lines += _quantization_lines(model.quantization)
     lines += [
         f"would run   on device {engine.device}, precision {engine.precision}, {beside}",
         f"files       {len(model.files)}, {size / 1e6:.1f} MB, SHA-256 {model.digest[:16]}…",
     ]
     return lines + [f"note        {note}" for note in model.notes]
+
+
+def _quantization_lines(report: QuantizationReport) -> list[str]:
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in report.after.items())
+    promoted = "it serves by --force: " if report.forced and not report.gate.met else ""
+    standing = f"HELD: {report.held_because}" if report.held_because else f"{promoted}{report.gate.reason}"
+    return [
+        f"quantized   {report.mode} for {report.target}, of the version with SHA-256 {report.source[:16]}…",
+        f"quality     {figures or 'not measured'}",
+        f"promotion   {standing or 'it may serve'}",
+    ]
 
 
 def _generator_lines(spec: GenerationSpec) -> list[str]:
@@ -121,6 +135,8 @@ def _fields(each: ModelReport) -> dict[str, Any]:
     }  # fmt: skip
     if model is None:
         return found
+    from msgspec import to_builtins
+
     return found | {
         "tasks": each.tasks,
         "format": model.format,
@@ -142,5 +158,7 @@ def _fields(each: ModelReport) -> dict[str, Any]:
         "generator": _generator_fields(None if model.generator is None else model.generator.spec),
         "files": [asdict(file) for file in model.files],
         "digest": model.digest,
+        "quantization": None if model.quantization is None else to_builtins(model.quantization),
+        "held_because": model.held_because,
         "notes": model.notes,
     }

@@ -30,6 +30,7 @@ models = typer.Typer(
 UNREACHED = 3
 _MANAGEMENT = "127.0.0.1:50052"
 _LOAD_TIMEOUT_S = 600.0
+_FORCE = "`headrace quantize … --force`, which no broken batch invariance passes"
 
 # fmt: off
 Address = Annotated[str, typer.Option(
@@ -69,6 +70,11 @@ def load(
     with _client(address, timeout_s) as client:
         info = client.load_model(name, version=version, serve=serve, timeout_s=timeout_s)
     _show(info, as_json, lambda: models_table([info]))
+    if serve and info.quantization is not None and info.quantization.held_because:
+        raise fail(
+            f"{name}/{info.version} is loaded and does not serve: {info.quantization.held_because}",
+            cure=f"ask it by its version, or promote it: {_FORCE}",
+        )
 
 
 @models.command()

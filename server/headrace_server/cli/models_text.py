@@ -28,7 +28,7 @@ def models_table(infos: Iterable[ModelInfo]) -> str:
                 info.name,
                 info.version,
                 info.state,
-                "serves" if info.serving else "",
+                "serves" if info.serving else "held" if info.quantization and info.quantization.held_because else "",
                 ", ".join(info.version_labels),
                 ", ".join(traffic),
                 " ".join(part for part in (info.precision, info.device) if part),

@@ -25,6 +25,7 @@ def summary(directory: Path, statuses: Sequence[ModelStatus], notes: Iterable[st
             engine = status.engine
             runs = f"{engine.num_workers} runs at once, {engine.num_threads} threads each"
             serving = "serves" if status.serving else "answers when its version is named"
+            serving += f" (held: {status.held_because})" if status.held_because else ""
             lines.append(f"      {engine.precision} on {engine.device} ({engine.provider}), {runs}; {serving}")
         lines += [f"      {note}" for note in status.model.notes]
     lines += [f"  note: {note}" for note in notes]

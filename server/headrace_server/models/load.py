@@ -23,6 +23,7 @@ from headrace_server.models.image_folder import image_input, read_image
 from headrace_server.models.manifest import MANIFEST_NAME
 from headrace_server.models.model import Model, Pipeline, Task
 from headrace_server.models.outputs import Heads, choose_heads
+from headrace_server.models.quantization_report import read_report
 from headrace_server.models.rows import GraphPipeline, Reader
 from headrace_server.models.source import LoadDefaults, Source, open_source
 from headrace_server.models.table_folder import classifier_outputs, read_table, table_heads, why_not_table
@@ -98,6 +99,7 @@ def load_model(folder: Path, *, name: str, version: str, defaults: LoadDefaults 
         batching=batching,
         files=files,
         digest=combined_digest(files),
+        quantization=read_report(source.files, files),
         notes=tuple(source.notes),
     )
 
@@ -126,6 +128,7 @@ def _generator_model(source: Source, name: str, version: str) -> Model:
         engine=source.engine,
         files=files,
         digest=combined_digest(files),
+        quantization=read_report(source.files, files),
         notes=tuple(source.notes),
     )
 

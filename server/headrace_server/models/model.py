@@ -20,6 +20,7 @@ from headrace_server.models.signature import TensorSpec
 
 if TYPE_CHECKING:
     from headrace_server.models.generator import Generator
+    from headrace_server.models.quantization_report import QuantizationReport
     from headrace_server.models.tabular import FeatureColumn
     from headrace_server.models.tokenizer import TextTokenizer
 
@@ -136,6 +137,12 @@ class Model:
     )  # the server's, with the manifest's and the graph's limits
     files: tuple[FileDigest, ...] = ()
     digest: str = ""  # SHA-256 over the sorted file digests
+    quantization: QuantizationReport | None = None  # what it cost, of versions that `headrace quantize` made
     notes: tuple[str, ...] = ()  # how the folder was read and what was chosen, one sentence each, for `inspect`
     # What is derived of it once and wanted with every request, by whoever derives it.
     derived: dict[str, Any] = field(init=False, default_factory=dict, repr=False, compare=False)
+
+    @property
+    def held_because(self) -> str:
+        """Why it may answer only those who name its version, as a clause; "": it may serve."""
+        return "" if self.quantization is None else self.quantization.held_because

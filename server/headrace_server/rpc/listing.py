@@ -32,6 +32,8 @@ class VersionStatus(Protocol):
     def engine(self) -> EngineInfo | None: ...  # None: not loaded
     @property
     def ready_time(self) -> float | None: ...  # Unix seconds
+    @property
+    def held_because(self) -> str: ...  # why it answers only those who name its version; "": nothing holds it
 
 
 class ModelListing(Protocol):

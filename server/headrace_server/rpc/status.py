@@ -85,6 +85,8 @@ CODES = MappingProxyType(
         Reason.MODEL_LOADING: Code.UNAVAILABLE,
         # A model that failed to load stays failed until an operator acts: nothing to retry.
         Reason.MODEL_FAILED: Code.FAILED_PRECONDITION,
+        # Below the bar for its quality until an operator makes it anew: nothing to retry.
+        Reason.VERSION_HELD: Code.FAILED_PRECONDITION,
         Reason.SHUTTING_DOWN: Code.UNAVAILABLE,
         Reason.QUEUE_FULL: Code.RESOURCE_EXHAUSTED,
         Reason.DEADLINE_EXCEEDED: Code.DEADLINE_EXCEEDED,

@@ -63,7 +63,7 @@ class DecidedStore(VersionStore):
     def set_label(self, name: str, label: str, version: str) -> Mapping[str, str]:
         """Puts a label on a version that is known, whatever its state; "" takes it off. All labels of the model then.
 
-        raises  ServingError INVALID_INPUT; MODEL_NOT_FOUND, VERSION_NOT_FOUND; STORAGE_FAILED
+        raises  ServingError INVALID_INPUT; MODEL_NOT_FOUND, VERSION_NOT_FOUND; VERSION_HELD; STORAGE_FAILED
         """
         check_label(label)
         with self._control:
@@ -71,6 +71,7 @@ class DecidedStore(VersionStore):
                 model = self._known(name)
                 if version:
                     model.require_known(version)
+                    model.require_free(version, f"label {label!r}")
             self._decide(model, self._decided(name).after_label(model.choices, label, version))
             logger.info("model %s: label %s: %s", name, label, version or "taken off")
             self._reconcile([model])
@@ -81,8 +82,8 @@ class DecidedStore(VersionStore):
     def set_split(self, name: str, split: TrafficSplit) -> TrafficSplit:
         """Splits a model's traffic between ready versions; without shares: no split any more.
 
-        raises  ServingError INVALID_INPUT; MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_LOADING, MODEL_FAILED;
-                STORAGE_FAILED
+        raises  ServingError INVALID_INPUT; MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_LOADING, MODEL_FAILED,
+                VERSION_HELD; STORAGE_FAILED
         """
         split.check()
         with self._control:
@@ -90,6 +91,8 @@ class DecidedStore(VersionStore):
                 model = self._known(name)
                 for share in split.shares:
                     model.require_ready(share.version)
+                    if share.weight:
+                        model.require_free(share.version, "a share of the split")
             self._decide(model, self._decided(name).after_split(split))
             logger.info("model %s: split %s", name, {each.version: each.weight for each in split.shares} or "ended")
             self._reconcile([model])
@@ -184,20 +187,33 @@ class DecidedStore(VersionStore):
             model.choices = self._decided(model.name).over(file.choices)
             self._choose_serving(model)
 
-    def _decided_by_load(self, model: KnownModel, version: str, serve: bool) -> Decisions:
+    def _decided_by_load(self, model: KnownModel, loaded: Version, serve: bool) -> Decisions:
+        version = loaded.version
         decided = self._decided(model.name)
         with self._lock:
             present = model.versions.get(version)
             serving = present is not None and model.serves(present)
-            newest = model.newest_of({*model.ready(), version}, held=decided.held - {version})
+            newest = model.newest_of({*model.routable(), version}, held=decided.held - {version})
+            is_held = bool(loaded.held_because)
             left_out = version not in model.policy.chosen(list(model.versions))
+        if is_held:  # it serves nobody, and an earlier pin stands
+            return decided.after_load(version, serve=serve, left_out=left_out, pinned=None)
         if serving or not serve:
             return decided.after_load(version, serve=serving, left_out=left_out, pinned=None)
         return decided.after_load(version, serve=True, left_out=left_out, pinned="" if newest == version else version)
 
     def _before_ready(self, model: KnownModel, entry: Version) -> None:
+        if entry.held_because:
+            logger.warning("model %s/%s: held: %s", model.name, entry.version, entry.held_because)
+            with self._lock:
+                present = model.versions.get(entry.version)
+                replaces = model.candidates.get(entry.version) is entry
+                if replaces and present is not None and not present.held_because:
+                    raise ServingError(
+                        Reason.VERSION_HELD, f"its changed files are held: {entry.held_because}", model=model.name
+                    )
         if entry.serve is not None:
-            self._decide(model, self._decided_by_load(model, entry.version, entry.serve))
+            self._decide(model, self._decided_by_load(model, entry, entry.serve))
 
     def _read_file(self, model: KnownModel, path: Path | None) -> None:
         """What the model's file says; of one that is not valid, the last valid one stands."""

@@ -27,6 +27,9 @@ class KnownModel:
     fault       what is wrong with the file of the model's choices; "": nothing
     serving     answers requests that name neither version nor label where there is no split; None: nobody
     direct      the same, where it needs no further choice: no split, no shadow
+
+    A version that its quantization report holds is ready for those who name it, and for a shadow's copies, which nobody
+    is answered by; it counts for nothing else.
     """
 
     def __init__(self, name: str, policy: VersionPolicy) -> None:
@@ -39,6 +42,7 @@ class KnownModel:
         self.serving: Version | None = None
         self.direct: Version | None = None
         self._ready: dict[str, Version] = {}
+        self._routable: dict[str, Version] = {}
 
     def add(self, entry: Version) -> None:
         """A record, in the place of what had its version."""
@@ -54,11 +58,15 @@ class KnownModel:
         """The versions, of those known, that are to be loaded: by the policy, and what operators name."""
         choices = self.choices
         able = [version for version, entry in self.versions.items() if entry.state is not ModelState.FAILED]
+        # One that is held is loaded, and takes no place of one that may serve.
+        free = [version for version in able if not self.versions[version].held_because]
         named = {*choices.loaded, *choices.labels.values(), choices.pinned}
         named.update(share.version for share in (choices.split.shares if choices.split else ()))
         if choices.shadow is not None:
             named.add(choices.shadow.version)
-        return (self.policy.chosen(able) | named.intersection(self.versions)) - choices.unloaded
+        return (
+            self.policy.chosen(able) | self.policy.chosen(free) | named.intersection(self.versions)
+        ) - choices.unloaded
 
     def newest_of(self, versions: Iterable[str], held: frozenset[str]) -> str:
         """Which of these would serve as the newest, if those `held` did not; "": none."""
@@ -71,12 +79,15 @@ class KnownModel:
         To be called whenever a version's state or the choices have changed.
         """
         self._ready = {name: entry for name, entry in self.versions.items() if entry.state is ModelState.READY}
+        self._routable = {name: entry for name, entry in self._ready.items() if not entry.held_because}
         current = self.serving
-        keeps = current is not None and current.state is ModelState.READY and current.version not in self.choices.held
+        keeps = current is not None and current.version in self._routable and current.version not in self.choices.held
         self.serving = None
         pinned = self.versions.get(self.choices.pinned)
         for entry in (pinned, *self.versions.values()):
             if entry is None or entry.version in self.choices.held:
+                continue
+            if entry.state is ModelState.READY and entry.held_because:
                 continue
             if entry.state is ModelState.READY:
                 self.serving = entry
@@ -91,6 +102,10 @@ class KnownModel:
         """Versions that can answer, by name, as they were when `choose_serving` was last called."""
         return self._ready
 
+    def routable(self) -> dict[str, Version]:
+        """Of `ready`, those that may answer requests which do not name them."""
+        return self._routable
+
     def find(self, version: str, label: str, routing_key: str) -> Version:
         """The ready version that answers. Raises ServingError saying why there is none."""
         if label:
@@ -101,13 +116,16 @@ class KnownModel:
         elif not version:
             split = self.choices.split
             if split is not None:
-                ready = self._ready
+                ready = self._routable
                 chosen = ready.get(route(self.name, split.shares, routing_key, ready))
                 if chosen is not None:
                     return chosen
             if self.serving is not None:
                 return self.serving
-        return self._only_ready(self._meant(version), label)
+        entry = self._only_ready(self._meant(version), label)
+        if entry.held_because and (label or not version):
+            raise self.refuse_held(entry, f"label {label!r}" if label else "the only one that is loaded")
+        return entry
 
     def shadow_of(self, chosen: Version, draw: Callable[[], float] = random.random) -> str:
         """The ready version that gets a copy of a request that `chosen` answers; "": none."""
@@ -121,7 +139,7 @@ class KnownModel:
         """Whether requests that name no version get to it."""
         split = self.choices.split
         if split is not None:
-            ready = self._ready
+            ready = self._routable
             shares = [share for share in split.shares if share.version in ready]
             if shares:
                 some = any(share.weight for share in shares)
@@ -150,6 +168,24 @@ class KnownModel:
         """The record of a version that can answer. Raises ServingError as `find` does."""
         return self._only_ready(self.require_known(version), "")
 
+    def refuse_held(self, entry: Version, where: str) -> ServingError:
+        """The error for traffic that a held version was to get; it names the figure and the cure."""
+        report = None if entry.model is None else entry.model.quantization
+        assert report is not None, "its report is what holds it"
+        return ServingError(
+            Reason.VERSION_HELD,
+            f"model {self.name!r} version {entry.version!r} ({where}) answers only who names it: {report.held_because}."
+            f" Cure: {report.cure}",
+            model=self.name,
+            version=entry.version,
+        )
+
+    def require_free(self, version: str, where: str) -> None:
+        """Raises ServingError VERSION_HELD for a version that is ready and held."""
+        entry = self.versions.get(version)
+        if entry is not None and entry.state is ModelState.READY and entry.held_because:
+            raise self.refuse_held(entry, where)
+
     def _meant(self, version: str) -> Version:
         """The record that is asked for, whatever its state; of a model that does not serve, what says most about it."""
         if version:
@@ -159,6 +195,9 @@ class KnownModel:
             for entry in asked:
                 if entry.state is state:
                     return entry
+        held = next((entry for entry in asked if entry.state is ModelState.READY and entry.held_because), None)
+        if held is not None:
+            return held
         raise self._not_found(f"no version of model {self.name!r} serves requests that name none", "")
 
     def _only_ready(self, entry: Version, label: str) -> Version:

@@ -29,6 +29,12 @@ def model_readings(repository: Repository) -> Iterator[Reading]:
             version_of,
             float(status.serving),
         )
+        yield Reading(
+            "headrace_model_held",
+            "1 for a version that its quantization report keeps from serving.",
+            version_of,
+            float(bool(status.held_because)),
+        )
         yield Reading("headrace_queue_rows", "Rows waiting for an engine.", version_of, status.queue_depth)
         if status.engine is not None:
             engine = asdict(status.engine)

@@ -155,7 +155,7 @@ class Repository(DecidedStore):
                 return loading.loaded
             if entry.state is not ModelState.READY or fingerprint(found.folder) != entry.fingerprint:
                 return self._begin(model, found, serve).loaded
-            self._decide(model, self._decided_by_load(model, version, serve))
+            self._decide(model, self._decided_by_load(model, entry, serve))
             self._reconcile([model])
             done: Future[ModelStatus] = Future()
             with self._lock:

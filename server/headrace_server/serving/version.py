@@ -49,6 +49,7 @@ class ModelStatus:
     engine: EngineInfo | None = None  # None: not loaded
     ready_time: float | None = None  # Unix seconds
     queue_depth: int = 0  # rows that wait
+    held_because: str = ""  # why it answers only those who name its version; "": nothing holds it
 
 
 @dataclass(slots=True, eq=False)
@@ -84,20 +85,27 @@ class Version:
     loaded: Future[ModelStatus] = field(default_factory=Future, repr=False)
     statistics: VersionStatistics = field(default_factory=VersionStatistics, repr=False)
 
+    @property
+    def held_because(self) -> str:
+        """Why it may answer only those who name its version, by its report; "": it may serve, or is not read yet."""
+        return "" if self.model is None else self.model.held_because
+
     def status(self, *, serving: bool, labels: tuple[str, ...] = (), note: str = "") -> ModelStatus:
         """As it stands; `note`: what else there is to say of it."""
         servable = self.servable
+        held = self.held_because if self.state is ModelState.READY else ""
         return ModelStatus(
             name=self.name,
             version=self.version,
             state=self.state,
-            reason="; ".join(filter(None, (self.reason, note))),
+            reason="; ".join(filter(None, (self.reason, held and f"held: {held}", note))),
             labels=labels,
             serving=serving,
             model=self.model,
             engine=None if servable is None else servable.info,
             ready_time=self.ready_time,
             queue_depth=0 if servable is None else servable.depth,
+            held_because=held,
         )
 
 

@@ -8,6 +8,7 @@ from headrace.v1 import model_service_pb2 as pb
 from headrace.v1 import selector_pb2, tensor_pb2
 from headrace_server.engines.base import EngineInfo
 from headrace_server.models.model import Model, Task
+from headrace_server.models.quantization_report import QuantizationReport
 from headrace_server.models.signature import TensorSpec
 from headrace_server.models.tabular import FeatureColumn
 from headrace_server.rpc.codec.tensors import DATA_TYPES
@@ -102,6 +103,21 @@ def _describe(message: pb.Model, model: Model, *, with_labels: bool) -> None:
     message.digest = model.digest
     message.format = model.format
     message.notes.extend(model.notes)
+    if model.quantization is not None:
+        message.quantization.CopyFrom(_quantization(model.quantization))
+
+
+def _quantization(report: QuantizationReport) -> pb.Quantization:
+    return pb.Quantization(
+        mode=report.mode,
+        target=report.target,
+        held_because=report.held_because,
+        forced=report.forced,
+        figures=report.after,
+        source_figures=report.before,
+        source_digest=report.source,
+        report_digest=report.digest,
+    )
 
 
 def _tensor(spec: TensorSpec) -> pb.TensorSpec:

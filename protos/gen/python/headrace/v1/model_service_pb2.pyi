@@ -73,7 +73,7 @@ class TensorSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("version", "state", "state_reason", "tasks", "input_kinds", "version_labels", "serving", "inputs", "outputs", "class_labels", "num_classes", "embedding_dimension", "normalized_by_default", "max_length", "prompts", "features", "engine", "digest", "format", "ready_time", "notes", "traffic_weight", "shadow_sample_rate")
+    __slots__ = ("version", "state", "state_reason", "tasks", "input_kinds", "version_labels", "serving", "inputs", "outputs", "class_labels", "num_classes", "embedding_dimension", "normalized_by_default", "max_length", "prompts", "features", "engine", "digest", "format", "ready_time", "notes", "traffic_weight", "shadow_sample_rate", "quantization")
     class PromptsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +104,7 @@ class Model(_message.Message):
     NOTES_FIELD_NUMBER: _ClassVar[int]
     TRAFFIC_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     SHADOW_SAMPLE_RATE_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
     version: _selector_pb2.ModelVersion
     state: ModelState
     state_reason: str
@@ -127,7 +128,42 @@ class Model(_message.Message):
     notes: _containers.RepeatedScalarFieldContainer[str]
     traffic_weight: int
     shadow_sample_rate: float
-    def __init__(self, version: _Optional[_Union[_selector_pb2.ModelVersion, _Mapping]] = ..., state: _Optional[_Union[ModelState, str]] = ..., state_reason: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[Task, str]]] = ..., input_kinds: _Optional[_Iterable[_Union[InputKind, str]]] = ..., version_labels: _Optional[_Iterable[str]] = ..., serving: bool = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., class_labels: _Optional[_Iterable[str]] = ..., num_classes: _Optional[int] = ..., embedding_dimension: _Optional[int] = ..., normalized_by_default: bool = ..., max_length: _Optional[int] = ..., prompts: _Optional[_Mapping[str, str]] = ..., features: _Optional[_Iterable[_Union[FeatureSpec, _Mapping]]] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., digest: _Optional[str] = ..., format: _Optional[str] = ..., ready_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., traffic_weight: _Optional[int] = ..., shadow_sample_rate: _Optional[float] = ...) -> None: ...
+    quantization: Quantization
+    def __init__(self, version: _Optional[_Union[_selector_pb2.ModelVersion, _Mapping]] = ..., state: _Optional[_Union[ModelState, str]] = ..., state_reason: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[Task, str]]] = ..., input_kinds: _Optional[_Iterable[_Union[InputKind, str]]] = ..., version_labels: _Optional[_Iterable[str]] = ..., serving: bool = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., class_labels: _Optional[_Iterable[str]] = ..., num_classes: _Optional[int] = ..., embedding_dimension: _Optional[int] = ..., normalized_by_default: bool = ..., max_length: _Optional[int] = ..., prompts: _Optional[_Mapping[str, str]] = ..., features: _Optional[_Iterable[_Union[FeatureSpec, _Mapping]]] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., digest: _Optional[str] = ..., format: _Optional[str] = ..., ready_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., traffic_weight: _Optional[int] = ..., shadow_sample_rate: _Optional[float] = ..., quantization: _Optional[_Union[Quantization, _Mapping]] = ...) -> None: ...
+
+class Quantization(_message.Message):
+    __slots__ = ("mode", "target", "held_because", "forced", "figures", "source_figures", "source_digest", "report_digest")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class SourceFiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    HELD_BECAUSE_FIELD_NUMBER: _ClassVar[int]
+    FORCED_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIGURES_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REPORT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    mode: str
+    target: str
+    held_because: str
+    forced: bool
+    figures: _containers.ScalarMap[str, float]
+    source_figures: _containers.ScalarMap[str, float]
+    source_digest: str
+    report_digest: str
+    def __init__(self, mode: _Optional[str] = ..., target: _Optional[str] = ..., held_because: _Optional[str] = ..., forced: bool = ..., figures: _Optional[_Mapping[str, float]] = ..., source_figures: _Optional[_Mapping[str, float]] = ..., source_digest: _Optional[str] = ..., report_digest: _Optional[str] = ...) -> None: ...
 
 class FeatureSpec(_message.Message):
     __slots__ = ("name", "data_type", "optional")
