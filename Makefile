@@ -175,6 +175,16 @@ $(TRITONCLIENT)/.installed: pyproject.toml | $(INSTALLED)
 	@$(PIP) --python $(TRITONCLIENT)/bin/python install --no-compile -r $(TRITONCLIENT)/requirements.txt
 	@touch $@
 
+# The CUDA build of onnxruntime without CUDA's libraries: what it says on machines that lack them or the driver.
+ORT_GPU := build/venvs/ort-gpu
+$(ORT_GPU)/.installed: $(PYPROJECTS) $(KERNELS) | $(BIN)/python
+	@echo "ort-gpu: installing onnxruntime-gpu into $(ORT_GPU)"
+	@$(BIN)/python -m venv $(ORT_GPU)
+	@$(ORT_GPU)/bin/python -m pip --disable-pip-version-check -qq install 'setuptools>=77' 'Cython>=3.1,<4' 'onnxruntime-gpu>=1.31,<2'
+	@HEADRACE_EXTENSIONS=0 $(ORT_GPU)/bin/python -m pip --disable-pip-version-check -qq install --no-compile --no-build-isolation \
+		-e protos -e clients/python -e .
+	@touch $@
+
 # Triton's own server and perf_analyzer, as their wheels hold them. perf_analyzer looks for two libraries that the
 # server's wheel has under longer names.
 TRITON := build/bench/triton

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headrace_server.engines.base import Array, EngineInfo
 from headrace_server.engines.devices import device_unavailable
+from headrace_server.engines.onnx_runs import PlainRuns, SessionRuns
 from headrace_server.engines.onnx_session import CPU, FATAL_ONLY, load_runtime, open_session, run_fault
 from headrace_server.engines.onnx_types import GraphTensor, check_feeds, graph_tensor, map_matrix, shapes_disagree
 from headrace_server.engines.request import EngineRequest
@@ -80,6 +81,7 @@ class OnnxEngine:
     device         "cpu" or "cuda:n", as it is reported; `provider` and `provider_options` name it to the runtime
     precision      of the weights, as read from the graph; on the CPU fp16 weights are computed in fp32
     class_labels   columns of each output that is a sequence of maps (ZipMap), in the graph's order
+    runs           how the session is asked, made of it and of what the graph takes and gives
     raises         ServingError MODEL_INVALID for a graph that does not load; DEVICE_UNAVAILABLE when the session came
                    up on another provider than the one asked for
     """
@@ -96,14 +98,18 @@ class OnnxEngine:
         num_workers: int,
         class_labels: Mapping[str, Sequence[Any]] | None = None,
         batch_invariant: bool = True,
+        runs: Callable[[Any, Mapping[str, GraphTensor], Mapping[str, GraphTensor]], SessionRuns] | None = None,
     ) -> None:
         started = time.perf_counter()
         self._runtime = runtime = load_runtime()
-        self._session: Any = open_session(
+        session = open_session(
             graph, device=device, provider=provider, provider_options=provider_options, num_threads=num_threads
         )
-        self._inputs = _declared(self._session.get_inputs())
-        self._outputs = _declared(self._session.get_outputs())
+        self._inputs = _declared(session.get_inputs())
+        self._outputs = _declared(session.get_outputs())
+        self._runs: SessionRuns | None = (
+            PlainRuns(session) if runs is None else runs(session, self._inputs, self._outputs)
+        )
         self._class_labels = dict(class_labels or {})
         self._on_cpu = provider == "CPUExecutionProvider"
         self._usual_elements = 0.0
@@ -151,12 +157,12 @@ class OnnxEngine:
         if self._should_shrink(feeds):
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         with self._lock:
-            session = self._session
-            if session is None:
+            runs = self._runs
+            if runs is None:
                 raise _closed()
             self._running.add(options)
         try:
-            values = session.run(names, feeds, options)
+            values = runs.run(names, feeds, options)
         except Exception as error:
             raise self._run_error(error, feeds, options) from error
         finally:
@@ -173,7 +179,7 @@ class OnnxEngine:
     def close(self) -> None:
         """Frees the session, once the runs in flight are over. Calling `run` afterwards raises SHUTTING_DOWN."""
         with self._lock:
-            self._session = None
+            self._runs = None
 
     def _check_outputs(self, names: Sequence[str]) -> None:
         for name in names:
