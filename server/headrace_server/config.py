@@ -169,13 +169,15 @@ class EngineOptions:
     precision: str = "auto"  # auto | fp32 | bf16 | fp16 | int8
     num_workers: int = 0  # 0: from the ThreadBudget
     intra_op_threads: int = 0  # 0: from the ThreadBudget
+    cache: Path | None = None  # directory that keeps what `auto` measured; None: it ends with the process
     cuda: CudaOptions = field(default_factory=CudaOptions)
     tensorrt: TensorRtOptions = field(default_factory=TensorRtOptions)
 
     def __post_init__(self) -> None:
-        base = self.device.split(":", 1)[0]
+        base = self.device.partition(":")[0]
+        numbered = ("cuda", "tensorrt")
         _require(
-            base in ("auto", "cpu", "openvino", "cuda", "tensorrt"),
+            base in numbered or self.device in ("auto", "cpu", "openvino"),
             "engine.device",
             self.device,
             "one of auto, cpu, openvino, cuda[:n], tensorrt[:n]",

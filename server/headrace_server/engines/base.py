@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
+from headrace_server.engines.choice import EngineChoice
 from headrace_server.models.signature import TensorSpec
 
 __all__ = ["Array", "Engine", "EngineInfo"]
@@ -32,6 +33,8 @@ class EngineInfo:
     num_workers: int  # how many runs may be in flight at once
     load_time_ms: float
     batch_invariant: bool = True  # False: activations are scaled by the whole batch, so neighbours change a row
+    nodes_by_provider: tuple[tuple[str, int], ...] = ()  # graph nodes that each runs, most first; (): all on `provider`
+    choice: EngineChoice | None = None  # how `auto` came to it; None: it was asked for, or is the only one
 
 
 @runtime_checkable

@@ -172,7 +172,7 @@ class CudaSection(_Section, frozen=True):
 
 
 class EngineSection(_Section, frozen=True):
-    """Overrides of `config.EngineOptions` for this model."""
+    """Overrides of `config.EngineOptions` for this model; where choices are kept is the server's alone."""
 
     device: str | None = None
     precision: str | None = None
@@ -183,7 +183,7 @@ class EngineSection(_Section, frozen=True):
 
     def over(self, defaults: EngineOptions) -> EngineOptions:
         nested = {"cuda": self.cuda.over(defaults.cuda), "tensorrt": self.tensorrt.over(defaults.tensorrt)}
-        return EngineOptions(**_over(self, defaults) | nested)
+        return replace(defaults, **_over(self, defaults) | nested)
 
 
 class BatchingSection(_Section, frozen=True):
