@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
 from headrace_server.engines.factory import create_engine
+from headrace_server.engines.onnx_openvino import installed_openvino
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.model import Model, Task
 
@@ -34,16 +35,24 @@ def scale_and_shift(folder: Path) -> Path:
     return path
 
 
-def onnx_cpu(folder: Path, num_workers: int) -> Engine:
-    graph = scale_and_shift(folder)
-    model = Model(
-        name="m", version="1", tasks=frozenset({Task.INFER}), folder=folder, graph=graph, format="onnx", inputs=(),
-        outputs=(), pipelines={},
-    )  # fmt: skip
-    return create_engine(model, EngineOptions(device="cpu", num_workers=num_workers), ThreadBudget(num_cores=2))
+def on(device: str) -> Callable[[Path, int], Engine]:
+    """Makes an engine of the graph on one device; skips where the device is not there."""
+
+    def make(folder: Path, num_workers: int) -> Engine:
+        if device == "openvino" and not installed_openvino():
+            pytest.skip("onnxruntime-ep-openvino is not installed (pip install 'headrace[openvino]')")
+        graph = scale_and_shift(folder)
+        model = Model(
+            name="m", version="1", tasks=frozenset({Task.INFER}), folder=folder, graph=graph, format="onnx", inputs=(),
+            outputs=(), pipelines={},
+        )  # fmt: skip
+        options = EngineOptions(device=device, precision="fp32", num_workers=num_workers)
+        return create_engine(model, options, ThreadBudget(num_cores=2))
+
+    return make
 
 
-ENGINES: dict[str, Callable[[Path, int], Engine]] = {"onnx-cpu": onnx_cpu}
+ENGINES: dict[str, Callable[[Path, int], Engine]] = {"cpu": on("cpu"), "openvino": on("openvino")}
 
 
 @pytest.fixture(params=ENGINES)
@@ -63,7 +72,7 @@ def test_it_is_an_engine_and_says_what_it_is(engine: Engine) -> None:
     assert info.engine
     assert info.runtime_version
     assert info.provider
-    assert info.device.split(":")[0] in ("cpu", "cuda")
+    assert info.device.split(":")[0] in ("cpu", "openvino", "cuda", "tensorrt")
     assert info.precision == "fp32"
     assert info.num_workers == 4
     assert info.num_threads >= 1

@@ -15,7 +15,14 @@ from typing import Any
 from headrace_server.engines.base import Array, EngineInfo
 from headrace_server.engines.devices import device_unavailable
 from headrace_server.engines.onnx_runs import PlainRuns, SessionRuns
-from headrace_server.engines.onnx_session import CPU, FATAL_ONLY, load_runtime, open_session, run_fault
+from headrace_server.engines.onnx_session import (
+    CPU,
+    FATAL_ONLY,
+    load_runtime,
+    nodes_by_provider,
+    open_session,
+    run_fault,
+)
 from headrace_server.engines.onnx_types import GraphTensor, check_feeds, graph_tensor, map_matrix, shapes_disagree
 from headrace_server.engines.request import EngineRequest
 from headrace_server.errors import Reason, ServingError
@@ -82,6 +89,7 @@ class OnnxEngine:
     precision      of the weights, as read from the graph; on the CPU fp16 weights are computed in fp32
     class_labels   columns of each output that is a sequence of maps (ZipMap), in the graph's order
     runs           how the session is asked, made of it and of what the graph takes and gives
+    add_plugin     as `open_session`, for a provider that a plugin brings
     raises         ServingError MODEL_INVALID for a graph that does not load; DEVICE_UNAVAILABLE when the session came
                    up on another provider than the one asked for
     """
@@ -99,11 +107,17 @@ class OnnxEngine:
         class_labels: Mapping[str, Sequence[Any]] | None = None,
         batch_invariant: bool = True,
         runs: Callable[[Any, Mapping[str, GraphTensor], Mapping[str, GraphTensor]], SessionRuns] | None = None,
+        add_plugin: Callable[[Any], None] | None = None,
     ) -> None:
         started = time.perf_counter()
         self._runtime = runtime = load_runtime()
         session = open_session(
-            graph, device=device, provider=provider, provider_options=provider_options, num_threads=num_threads
+            graph,
+            device=device,
+            provider=provider,
+            provider_options=provider_options,
+            num_threads=num_threads,
+            add_plugin=add_plugin,
         )
         self._inputs = _declared(session.get_inputs())
         self._outputs = _declared(session.get_outputs())
@@ -126,6 +140,7 @@ class OnnxEngine:
             num_workers=num_workers,
             load_time_ms=(time.perf_counter() - started) * 1e3,
             batch_invariant=batch_invariant,
+            nodes_by_provider=nodes_by_provider(session),
         )
 
     @property

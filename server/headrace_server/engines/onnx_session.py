@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,16 @@ from headrace_server.engines.devices import device_unavailable
 from headrace_server.engines.heap import trim_heap
 from headrace_server.errors import Reason, ServingError
 
-__all__ = ["CPU", "FATAL_ONLY", "available_providers", "decoder_info", "load_runtime", "open_session", "run_fault"]
+__all__ = [
+    "CPU",
+    "FATAL_ONLY",
+    "available_providers",
+    "decoder_info",
+    "load_runtime",
+    "nodes_by_provider",
+    "open_session",
+    "run_fault",
+]
 
 CPU = "CPUExecutionProvider"
 
@@ -75,10 +85,12 @@ def open_session(
     provider_options: Mapping[str, str] | None = None,
     num_threads: int,
     spin: bool = False,
+    add_plugin: Callable[[Any], None] | None = None,
 ) -> Any:
     """An InferenceSession on `provider`, of `num_threads` threads.
 
-    device  as it is reported, "cpu" or "cuda:n"
+    device  as it is asked for, "cpu" or "cuda:n"
+    add_plugin  adds the provider to the session's options, where a plugin brings it
     spin    threads wait busily for the next operator: for runs that follow each other without a pause. On few cores
             a spinning pool takes the time of the next request's tokeniser
     raises  ServingError MODEL_INVALID for a graph that does not load; DEVICE_UNAVAILABLE when the session came up on
@@ -92,11 +104,24 @@ def open_session(
     options.log_severity_level = FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if provider != CPU:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    chosen: dict[str, Any] = {}
+    if add_plugin is None:
+        chosen = {"providers": [provider], "provider_options": [dict(provider_options or {})]}
+    else:  # naming any provider would take the plugin's out of the session without a word
+        add_plugin(options)
     try:
-        session = runtime.InferenceSession(
-            str(graph), options, providers=[provider], provider_options=[dict(provider_options or {})]
-        )
+        session = runtime.InferenceSession(str(graph), options, **chosen)
     except Exception as error:
+        if type(error).__name__ == "EPFail":
+            raise device_unavailable(
+                device,
+                actual=CPU,
+                reason=f"{provider} cannot compile {graph.name}",
+                cure="set device to cpu or auto",
+                detail=str(error),
+            ) from error
         fault = _LOAD_FAULTS.get(type(error).__name__, "the runtime cannot load it")
         raise ServingError(
             Reason.MODEL_INVALID, f"{graph.name} cannot be served: {fault}", detail=str(error)
@@ -112,6 +137,16 @@ def open_session(
             cure="install the driver and libraries it needs, or set device to cpu or auto",
         )
     return session
+
+
+def nodes_by_provider(session: Any) -> tuple[tuple[str, int], ...]:
+    """How many of the graph's nodes each provider runs, most first; () of a session on the CPU alone."""
+    if session.get_providers()[0] == CPU:
+        return ()  # nothing was written down
+    counts: Counter[str] = Counter()
+    for subgraph in session.get_provider_graph_assignment_info():
+        counts[subgraph.ep_name] += len(subgraph.get_nodes())
+    return tuple(counts.most_common())
 
 
 def decoder_info(precision: str, *, num_threads: int, started: float) -> EngineInfo:

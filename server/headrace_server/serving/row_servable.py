@@ -34,6 +34,7 @@ Array = npt.NDArray[Any]
 # Padded tokens that fill a run on the CPU, a thread: of MiniLM alone, 256 cost as little a token as 512 do, and served,
 # with other threads beside it, 8% less.
 _TOKENS_A_THREAD = 256
+_ON_CPU = ("cpu", "openvino")
 
 
 class RowServable:
@@ -56,7 +57,7 @@ class RowServable:
             name=model.name,
             version=model.version,
             observer=observer,
-            enough_units=_TOKENS_A_THREAD * engine.info.num_threads if engine.info.device == "cpu" else 0,
+            enough_units=_TOKENS_A_THREAD * engine.info.num_threads if engine.info.device in _ON_CPU else 0,
         )
 
     @classmethod

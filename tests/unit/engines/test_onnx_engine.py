@@ -115,7 +115,7 @@ def test_asked_for_precision_that_is_not_there_is_an_error(tmp_path: Path) -> No
     assert load(graph, precision="fp32").info.precision == "fp32"
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", "tensorrt", "openvino"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "tensorrt"])
 def test_asked_for_device_that_is_not_there_is_an_error(tmp_path: Path, device: str) -> None:
     with pytest.raises(ServingError) as caught:
         load(small_graphs.doubler(tmp_path), device=device)
