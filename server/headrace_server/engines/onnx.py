@@ -14,6 +14,7 @@ from typing import Any
 
 from headrace_server.engines.base import Array, EngineInfo
 from headrace_server.engines.devices import device_unavailable
+from headrace_server.engines.onnx_bfloat16 import Bfloat16Runs
 from headrace_server.engines.onnx_runs import PlainRuns, SessionRuns
 from headrace_server.engines.onnx_session import (
     CPU,
@@ -29,7 +30,7 @@ from headrace_server.errors import Reason, ServingError
 from headrace_server.models.onnx_header import OnnxHeader
 from headrace_server.models.signature import TensorSpec
 
-__all__ = ["OnnxEngine", "is_batch_invariant", "map_columns", "open_cpu"]
+__all__ = ["OnnxEngine", "graph_of", "is_batch_invariant", "map_columns", "open_cpu"]
 
 _OUTSIZED = 8.0  # a run this many times larger than the usual gives its memory back
 _USUAL_WEIGHT = 1 / 32  # of the newest run in what is usual
@@ -39,6 +40,25 @@ _SCALED_BY_BATCH = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", 
 
 def open_cpu(request: EngineRequest) -> OnnxEngine:
     """The graph on ONNX Runtime's CPU provider, in the precision of its weights: a graph is never converted at load."""
+    header, precision = graph_of(request)
+    return OnnxEngine(
+        request.model.graph,
+        device="cpu",
+        provider=CPU,
+        precision=precision,
+        num_threads=request.num_threads,
+        num_workers=request.num_workers,
+        class_labels=map_columns(header),
+        batch_invariant=is_batch_invariant(header),
+    )
+
+
+def graph_of(request: EngineRequest) -> tuple[OnnxHeader, str]:
+    """The graph's header, and the precision of its weights, which is what runs.
+
+    raises  ServingError UNSUPPORTED for a file that is no ONNX graph; DEVICE_UNAVAILABLE where another precision was
+            asked for
+    """
     header = request.header
     if header is None:
         raise ServingError(
@@ -53,16 +73,7 @@ def open_cpu(request: EngineRequest) -> OnnxEngine:
             reason=f"the weights of this graph are {precision}",
             cure=f"set precision to {precision} or auto, or serve a graph exported as {request.precision}",
         )
-    return OnnxEngine(
-        request.model.graph,
-        device="cpu",
-        provider=CPU,
-        precision=precision,
-        num_threads=request.num_threads,
-        num_workers=request.num_workers,
-        class_labels=map_columns(header),
-        batch_invariant=is_batch_invariant(header),
-    )
+    return header, precision
 
 
 def is_batch_invariant(header: OnnxHeader) -> bool:
@@ -122,7 +133,9 @@ class OnnxEngine:
         self._inputs = _declared(session.get_inputs())
         self._outputs = _declared(session.get_outputs())
         self._runs: SessionRuns | None = (
-            PlainRuns(session) if runs is None else runs(session, self._inputs, self._outputs)
+            _host_runs(session, [*self._inputs.values(), *self._outputs.values()])
+            if runs is None
+            else runs(session, self._inputs, self._outputs)
         )
         self._class_labels = dict(class_labels or {})
         self._on_cpu = provider == "CPUExecutionProvider"
@@ -161,7 +174,7 @@ class OnnxEngine:
         feeds    one array per graph input, dtype and rank as in `inputs`; strings as object arrays
         outputs  names wanted; None: all. A sequence of maps comes as f32[b, c], columns in the graph's label order
         raises   ServingError INVALID_INPUT for a wrong name, dtype or shape, or values that the graph cannot take
-                 (an index outside a table); UNSUPPORTED for an output type that NumPy has not; SHUTTING_DOWN after
+                 (an index outside a table); SHUTTING_DOWN after
                  `close` or `terminate`; INTERNAL when the runtime fails
         """
         check_feeds(feeds, self._inputs)
@@ -202,8 +215,6 @@ class OnnxEngine:
             if declared is None:
                 known = ", ".join(self._outputs)
                 raise ServingError(Reason.INVALID_INPUT, f"outputs: {name!r} is unknown, the model gives {known}")
-            if declared.spec.dtype == "bfloat16":
-                raise ServingError(Reason.UNSUPPORTED, f"outputs: {declared.spec} is of a type that is not served")
 
     def _should_shrink(self, feeds: Mapping[str, Array]) -> bool:
         """After this run unused memory is to be given back: it, or the run before, is far larger than the usual one.
@@ -241,6 +252,11 @@ class OnnxEngine:
 def _declared(nodes: Sequence[Any]) -> dict[str, GraphTensor]:
     tensors = (graph_tensor(node.name, node.type, node.shape) for node in nodes)
     return {tensor.spec.name: tensor for tensor in tensors if tensor is not None}
+
+
+def _host_runs(session: Any, tensors: Sequence[GraphTensor]) -> SessionRuns:
+    has_bfloat16 = any(tensor.spec.dtype == "bfloat16" for tensor in tensors)
+    return Bfloat16Runs(session) if has_bfloat16 else PlainRuns(session)
 
 
 def _closed() -> ServingError:
