@@ -100,7 +100,7 @@ class Quality:
         default = DEFAULT_BARS[task]
         cosine = default.min_cosine if bar.min_cosine is None else bar.min_cosine
         drop = default.max_drop if bar.max_drop is None else bar.max_drop
-        limits = [("share of finite answers", after["finite"], 1.0)] if "finite" in after else []
+        limits = [("share of finite answers", after["finite"], 1.0)] if after.get("finite", 1.0) < 1 else []
         if cosine is not None and "cosine_mean" in after:
             limits.append(("cosine_mean", after["cosine_mean"], cosine))
             limits.append(("cosine_min", after["cosine_min"], 1 - _WORST * (1 - cosine)))
