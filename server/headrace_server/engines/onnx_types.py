@@ -14,7 +14,7 @@ import numpy as np
 
 from headrace_server.engines.base import Array
 from headrace_server.errors import Reason, ServingError, Violation
-from headrace_server.models.signature import DataType, TensorSpec
+from headrace_server.models.signature import DataType, TensorSpec, array_dtype
 
 __all__ = ["GraphTensor", "check_feeds", "graph_tensor", "map_matrix", "shapes_disagree"]
 
@@ -33,7 +33,7 @@ class GraphTensor:
 
     spec: TensorSpec
     is_map_sequence: bool  # given as one dictionary a row; the engine makes a matrix of it
-    numpy_dtype: np.dtype[Any] | None  # None: strings, or a type that NumPy cannot hold
+    numpy_dtype: np.dtype[Any] | None  # None: strings, as objects or as NumPy has them
     symbols: tuple[str | None, ...]  # by axis, the name of a size that varies
 
 
@@ -47,7 +47,7 @@ def graph_tensor(name: str, type_name: str, shape: Sequence[int | str | None]) -
         return None
     axes = tuple(axis if isinstance(axis, int) and axis >= 0 else -1 for axis in shape)
     symbols = tuple(axis if isinstance(axis, str) else None for axis in shape)
-    numpy_dtype = None if dtype in ("string", "bfloat16") else np.dtype(dtype)
+    numpy_dtype = None if dtype == "string" else array_dtype(dtype)
     return GraphTensor(TensorSpec(name, dtype, axes), False, numpy_dtype, symbols)
 
 
@@ -71,7 +71,7 @@ def check_feeds(feeds: Mapping[str, Array], inputs: Mapping[str, GraphTensor]) -
 
 def _fits(feed: Array, declared: GraphTensor) -> bool:
     if declared.numpy_dtype is None:
-        if declared.spec.dtype != "string" or feed.dtype.kind not in "OU":
+        if feed.dtype.kind not in "OU":
             return False
         if feed.dtype.kind == "O" and not all(isinstance(value, str) for value in feed.flat):
             return False

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from headrace_server.jobs.infer_queries import InferResult
 from headrace_server.jobs.input_vectors import EmbeddedInputs
 from headrace_server.jobs.queries import ClassifyResult, EmbedResult, RerankResult, SimilarityResult, Vectors
+from headrace_server.models.signature import BFLOAT16
 from headrace_server.serving.statistics import Comparison
 
 __all__ = ["compare", "num_answers"]
@@ -93,6 +94,8 @@ def tensors_compared(served: Mapping[str, _Array], shadowed: Mapping[str, _Array
         other = shadowed.get(name)
         if other is None or other.shape != one.shape:
             continue
+        if one.dtype == other.dtype == BFLOAT16:
+            one, other = one.astype(np.float32), other.astype(np.float32)
         if one.dtype.kind not in "fiu" or other.dtype.kind not in "fiu":
             agreeing += bool(np.array_equal(one, other))
             continue

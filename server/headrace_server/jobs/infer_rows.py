@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace_server.config import InputLimits
-from headrace_server.errors import Reason, ServingError, invalid_input
+from headrace_server.errors import invalid_input
 from headrace_server.jobs.infer_queries import ReadOptions
 from headrace_server.jobs.signatures import PAIR_INPUT, Signature
 from headrace_server.models.inputs import BytesInput, ImageInput, Input, TextInput
 from headrace_server.models.model import Model, Row, Task
 from headrace_server.models.rows import nearest
-from headrace_server.models.signature import TensorSpec
+from headrace_server.models.signature import BFLOAT16, TensorSpec, array_dtype
 
 __all__ = ["GraphRows", "read_rows"]
 
@@ -75,7 +75,7 @@ class _Check:
 
     def __init__(self, spec: TensorSpec) -> None:
         self.spec = spec
-        self.dtype = np.dtype(object if spec.dtype in ("string", "bfloat16") else spec.dtype)
+        self.dtype = array_dtype(spec.dtype)
         self.num_axes = len(spec.shape)
         self.fixed = tuple((axis, length) for axis, length in enumerate(spec.shape) if length >= 0)
 
@@ -87,10 +87,10 @@ class _Check:
         return all(shape[axis] == length for axis, length in self.fixed)
 
     def as_wanted(self, array: Array) -> Array:
-        """Strings as objects of str; of anything else that does not fit, the error."""
+        """Strings as objects of str, bfloat16 as the float32 it is; of anything else that does not fit, the error."""
         spec, where = self.spec, _field(self.spec.name)
-        if spec.dtype == "bfloat16":
-            raise ServingError(Reason.UNSUPPORTED, f"{where}: bfloat16 tensors cannot be sent to this model")
+        if array.dtype == BFLOAT16 and spec.dtype == "float32":
+            array = array.astype(np.float32)
         given = "string" if array.dtype.kind in "OUST" else array.dtype.name
         if given != spec.dtype:
             raise invalid_input(where, f"{given}, {spec.dtype} is expected")

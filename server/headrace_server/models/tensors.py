@@ -13,7 +13,7 @@ from headrace_server.errors import Reason, ServingError, invalid_input
 from headrace_server.models.inputs import Input, TensorsInput
 from headrace_server.models.model import PrepareOptions, Row
 from headrace_server.models.rows import nearest, refuse_kind, stack
-from headrace_server.models.signature import TensorSpec
+from headrace_server.models.signature import BFLOAT16, TensorSpec
 
 __all__ = ["TensorReader", "check_feeds", "check_tensor"]
 
@@ -68,9 +68,12 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Any], *, field:
 
 
 def check_tensor(array: Array, spec: TensorSpec, shape: tuple[int, ...], where: str) -> Array:
-    """`array` when its type, rank, shape and values fit; strings come back as objects. Nothing is converted."""
-    if spec.dtype == "bfloat16":
-        raise ServingError(Reason.UNSUPPORTED, f"{where}: bfloat16 tensors cannot be sent to this model")
+    """`array` when its type, rank, shape and values fit; strings come back as objects.
+
+    Nothing is converted, but for bfloat16 where float32 is read: each is one, exactly.
+    """
+    if array.dtype == BFLOAT16 and spec.dtype == "float32":
+        array = array.astype(np.float32)
     given = "string" if array.dtype.kind in "OUST" else array.dtype.name
     if given != spec.dtype:
         raise invalid_input(where, f"{given}, {spec.dtype} is expected")
@@ -78,7 +81,7 @@ def check_tensor(array: Array, spec: TensorSpec, shape: tuple[int, ...], where: 
         want >= 0 and got != want for got, want in zip(array.shape, shape, strict=False)
     ):
         raise invalid_input(where, f"shape {_shown(array.shape)}, {_shown(shape)} is expected")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if (array.dtype.kind == "f" or array.dtype == BFLOAT16) and not np.isfinite(array).all():
         position = np.argwhere(~np.isfinite(array))[0].tolist()
         raise invalid_input(where, f"{array[tuple(position)]} at {position}, every value must be finite")
     if given == "string":

@@ -75,6 +75,17 @@ def sum_of_two(folder: Path) -> Path:
     return save(folder, [node], inputs, [value("y", TensorProto.FLOAT, ["n"])])
 
 
+def bfloat16_beside_float32(folder: Path) -> Path:
+    """doubled bf16[n, 2] = x bf16[n, 2] + itself, rounded; wide f32[n, 2] = x, exactly."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["wide", "wide"], ["sum"]),
+        helper.make_node("Cast", ["sum"], ["doubled"], to=TensorProto.BFLOAT16),
+    ]
+    outputs = [value("doubled", TensorProto.BFLOAT16, ["n", 2]), value("wide", TensorProto.FLOAT, ["n", 2])]
+    return save(folder, nodes, [value("x", TensorProto.BFLOAT16, ["n", 2])], outputs)
+
+
 def strings(folder: Path) -> Path:
     node = helper.make_node("Identity", ["x"], ["y"])
     return save(folder, [node], [value("x", TensorProto.STRING, ["n"])], [value("y", TensorProto.STRING, ["n"])])

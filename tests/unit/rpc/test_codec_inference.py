@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -79,7 +80,10 @@ def test_half_precision_is_sent_raw_only() -> None:
     assert answered(half).outputs[0].datatype == "FP16"
     brain = np.array([0x3FC0, 0xFF80], np.uint16)  # 1.5, -inf
     got = decode(request({"datatype": "BF16", "shape": [2]}, brain.tobytes())).inputs["x"]
-    np.testing.assert_array_equal(got, np.array([1.5, -np.inf], np.float32))
+    assert got.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(got.astype(np.float32), np.array([1.5, -np.inf], np.float32))
+    assert answered(got).outputs[0].datatype == "BF16"
+    assert answered(got).raw_output_contents == [brain.tobytes()]
     for datatype in ("FP16", "BF16"):
         error = refusal(request({"datatype": datatype, "shape": [1], "contents": {"fp32_contents": [1]}}))
         assert error.violations[0].field == "inputs[0].contents"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -55,12 +56,13 @@ def test_strings_come_back_as_objects() -> None:
     assert back.tolist() == array.tolist()
 
 
-def test_bfloat16_becomes_the_float32_it_stands_for() -> None:
+def test_bfloat16_comes_back_as_it_was_sent() -> None:
     upper_halves = (np.array([1.0, -2.5, np.inf, 0.0], dtype="<f4").view("<u4") >> 16).astype("<u2")
     message = pb.Tensor(data_type=pb.DATA_TYPE_BFLOAT16, shape=[4], data=upper_halves.tobytes())
     back = decode(message)
-    assert back.dtype == np.float32
+    assert back.dtype == ml_dtypes.bfloat16
     assert back.tolist() == [1.0, -2.5, np.inf, 0.0]
+    assert encode_tensor(back) == message
 
 
 @pytest.mark.parametrize(

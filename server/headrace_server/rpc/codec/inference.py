@@ -1,7 +1,7 @@
 """ModelInfer's messages ↔ InferQuery and InferResult: tensors of every datatype, typed and raw.
 
 Raw numbers are viewed, not copied, wherever they begin at a multiple of their size: arrays are read-only and live as
-long as the message's bytes. What is answered is always raw. BF16, which NumPy lacks, becomes float32, exactly.
+long as the message's bytes. What is answered is always raw.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from headrace_server.errors import Reason, ServingError, invalid_input
 from headrace_server.jobs.infer_queries import InferQuery, InferResult, ReadOptions, WantedOutput
 from headrace_server.jobs.queries import ModelRef
 from headrace_server.models.model import PrepareOptions
-from headrace_server.models.signature import DataType
+from headrace_server.models.signature import DataType, array_dtype, little_endian
 from headrace_server.rpc.codec.checks import entry, require_text
 from headrace_server.rpc.codec.selector import MAX_NAME_BYTES, MAX_VERSION_BYTES
 from headrace_server.rpc.codec.tensors import MAX_AXES, require_shape
@@ -59,12 +59,10 @@ _CONTENTS = {
 }  # fmt: skip
 # As they are stored raw; None: BYTES, which has no size of its own.
 _STORED: dict[str, np.dtype[Any] | None] = {
-    datatype: None
-    if name == "string"
-    else np.dtype({"bool": "uint8", "bfloat16": "uint16"}.get(name, name)).newbyteorder("<")
+    datatype: None if name == "string" else little_endian("uint8" if name == "bool" else name)
     for name, datatype in DATATYPES.items()
 }
-_BY_DTYPE = {np.dtype(name): DATATYPES[name] for name in DATATYPES if name not in ("string", "bfloat16")}
+_BY_DTYPE = {array_dtype(name): DATATYPES[name] for name in DATATYPES if name != "string"}
 _length = struct.Struct("<I")
 
 
@@ -187,8 +185,6 @@ def _decode(tensor: pb.ModelInferRequest.InferInputTensor, data: bytes | memoryv
         if size and array.max() > 1:
             raise invalid_input(f"raw_input_contents[{index}]", f"a boolean of value {array.max()}, must be 0 or 1")
         return array.view(np.bool_)
-    if datatype == "BF16":
-        return (array.astype(np.uint32) << 16).view(np.float32)
     return array
 
 

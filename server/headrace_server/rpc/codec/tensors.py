@@ -1,8 +1,7 @@
 """Tensor messages ↔ arrays, for every element type of the contract.
 
 Numbers are viewed, not copied, where the type allows: arrays are read-only and live as long as the message's bytes.
-bfloat16, which NumPy lacks, becomes float32, exactly; the engine rounds it back without loss. Strings become an array
-of objects.
+Strings become an array of objects.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from headrace.v1 import tensor_pb2
 from headrace_server.engines.base import Array
 from headrace_server.errors import invalid_input
-from headrace_server.models.signature import DataType
+from headrace_server.models.signature import BFLOAT16, DataType, little_endian
 
 __all__ = ["DATA_TYPES", "MAX_AXES", "decode_tensor", "encode_tensor", "require_shape"]
 
@@ -47,7 +46,7 @@ _NAMES: dict[int, DataType] = {number: name for name, number in DATA_TYPES.items
 def decode_tensor(message: tensor_pb2.Tensor, field: str, *, max_text_bytes: int) -> Array:
     """The array that `message` holds.
 
-    returns  read-only, C-contiguous, of the named type; float32 for bfloat16; object (str) for strings
+    returns  read-only, C-contiguous, of the named type; object (str) for strings
     raises   ServingError INVALID_INPUT naming `{field}.…`: unknown type, bad shape, sizes that disagree
     """
     name = _NAMES.get(message.data_type)
@@ -70,8 +69,6 @@ def decode_tensor(message: tensor_pb2.Tensor, field: str, *, max_text_bytes: int
         if size and array.max() > 1:
             raise invalid_input(f"{field}.data", f"a boolean of value {array.max()}, must be 0 or 1")
         return array.view(np.bool_)
-    if name == "bfloat16":
-        return (array.astype(np.uint32) << 16).view(np.float32)
     return array
 
 
@@ -82,7 +79,7 @@ def encode_tensor(array: Array) -> tensor_pb2.Tensor:
         return tensor_pb2.Tensor(data_type=tensor_pb2.DATA_TYPE_STRING, shape=array.shape, strings=strings)
     for name, number in DATA_TYPES.items():
         if name == array.dtype.name:
-            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            little = array if array.dtype == BFLOAT16 else array.astype(array.dtype.newbyteorder("<"), copy=False)
             return tensor_pb2.Tensor(data_type=number, shape=array.shape, data=little.tobytes())  # type: ignore[arg-type]
     raise ValueError(f"arrays of {array.dtype} cannot be sent")
 
@@ -104,8 +101,7 @@ def require_shape(axes: Sequence[int], field: str) -> tuple[tuple[int, ...], int
 
 
 def _stored_type(name: DataType) -> np.dtype[np.generic]:
-    stored = {"bool": "uint8", "bfloat16": "uint16"}.get(name, name)
-    return np.dtype(stored).newbyteorder("<")
+    return little_endian("uint8" if name == "bool" else name)
 
 
 def _decode_strings(
