@@ -91,7 +91,9 @@ def demo_catalogs(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -
 def demo_address(demo_models: Path, demo_catalogs: Path) -> Iterator[str]:
     """host:port of a server of the demo's models and catalogs, over real gRPC, with every model ready."""
     from headrace_server import Server
+    from headrace_server.config import EngineOptions
 
-    with Server(repository=demo_models, listen="127.0.0.1:0", catalogs=demo_catalogs) as server:
+    engine = EngineOptions(device="cpu")  # its answers are the same on every machine
+    with Server(repository=demo_models, listen="127.0.0.1:0", catalogs=demo_catalogs, engine=engine) as server:
         server.wait_ready()
         yield server.addresses.grpc[0]

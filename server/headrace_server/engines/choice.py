@@ -31,6 +31,17 @@ class CandidateReport:
     min_cosine: float = 0.0  # of one row's answer with the CPU provider's
     max_error: float = 0.0  # largest difference of a value, relative to the largest value there
 
+    def __str__(self) -> str:
+        """ "openvino bf16: chosen, 2.81 times as fast, cosine 0.99995"."""
+        said = [self.verdict.value]
+        if self.speedup:
+            said.append(f"{self.speedup:.2f} times as fast")
+        if self.min_cosine:
+            said.append(f"cosine {self.min_cosine:.5f}")
+        if self.reason:
+            said.append(self.reason)
+        return f"{self.device} {self.precision}: {', '.join(said)}"
+
     @property
     def failed(self) -> bool:
         """It could have served, and may not."""

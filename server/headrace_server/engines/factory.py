@@ -1,12 +1,12 @@
 """From a Model and its EngineOptions to a loaded Engine: what was asked for, or an error; nothing else in silence.
 
-device     auto        the best that this build can run: the CPU; said in the log and in `Engine.info`
-           cpu         the CPU
+device     auto        the fastest of what is there, measured (device_policy)
+           cpu         ONNX Runtime's CPU provider
            openvino    ONNX Runtime with OpenVINO's plugin provider, on the CPU
            cuda[:n]    ONNX Runtime on a GPU
            tensorrt[:n]  TensorRT's own runtime on a GPU
-precision  auto        what the graph's weights are
-           others      an error unless the graph's weights are so: a graph is never converted at load
+precision  auto        what the graph's weights are; on OpenVINO what is fastest and agrees
+           others      an error unless the device runs this graph so
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from types import MappingProxyType
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
 from headrace_server.engines.decode import DecodeState
+from headrace_server.engines.device_policy import choose_engine, find_candidates
 from headrace_server.engines.devices import device_unavailable, split_device
 from headrace_server.engines.onnx_copied_decode import CopiedDecode
 from headrace_server.engines.onnx_decode import SharedBufferDecode
@@ -56,17 +57,25 @@ def create_engine(model: Model, options: EngineOptions, budget: ThreadBudget) ->
     base, index = split_device(options.device)
     header = read_onnx_header(model.graph) if model.graph.suffix == ".onnx" else None
     threads = budget.for_engine(options)
-    device = "cpu" if base == "auto" else base if base in ("cpu", "openvino") else f"{base}:{index}"
-    request = EngineRequest(
-        model=model,
-        header=header,
-        device=device,
-        precision=options.precision,
-        num_threads=threads.intra_op_threads,
-        num_workers=threads.num_workers,
-        options=options,
-    )
-    engine = _opener(options.device, "cpu" if base == "auto" else base)(request)
+
+    def open_(device: str, precision: str) -> Engine:
+        request = EngineRequest(
+            model=model,
+            header=header,
+            device=device,
+            precision=precision,
+            num_threads=threads.intra_op_threads,
+            num_workers=threads.num_workers,
+            options=options,
+        )
+        return _opener(device)(request)
+
+    device = f"{base}:{index}" if base in ("cuda", "tensorrt") else base
+    candidates = find_candidates(header, device, options.precision)
+    if header is None or len(candidates) == 1:
+        engine = open_(*candidates[0])
+    else:
+        engine = choose_engine(model, header, candidates, threads, open_)
     info = engine.info
     logger.info(
         "model %s/%s: device %s (asked for %s), %s, precision %s (asked for %s), %d workers of %d threads, %.0f ms",
@@ -121,8 +130,9 @@ def prepare_runtime() -> None:
         load_runtime()
 
 
-def _opener(requested: str, base: str) -> Callable[[EngineRequest], Engine]:
+def _opener(device: str) -> Callable[[EngineRequest], Engine]:
     """Who opens graphs on a device."""
+    base, _ = split_device(device)
     module, name = _OPENERS[base]
     try:
         opener: Callable[[EngineRequest], Engine] = getattr(importlib.import_module(module), name)
@@ -130,5 +140,5 @@ def _opener(requested: str, base: str) -> Callable[[EngineRequest], Engine]:
         if error.name != module:
             raise
         reason = f"this build has no engine for {base}"
-        raise device_unavailable(requested, actual="cpu", reason=reason, cure=_CURE) from error
+        raise device_unavailable(device, actual="cpu", reason=reason, cure=_CURE) from error
     return opener

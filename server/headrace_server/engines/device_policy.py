@@ -1,0 +1,132 @@
+"""What `auto` means: of the candidates that are there, tried on the model's own kind of input, the fastest that agrees.
+
+device auto        the CPU provider; OpenVINO where its plugin is installed, in the graph's own precision and, where the
+                   CPU multiplies it in hardware, in bf16; CUDA where a GPU or a runtime for one is there
+device openvino    with precision auto, its own precisions
+
+The CPU provider in the graph's own precision is the reference: a candidate whose answers are others is refused. The
+best has to be a tenth faster than the CPU provider, and bf16 a tenth faster than the graph's own precision, so that
+neither memory nor precision is given for nothing, and noise decides nothing. What is found is kept, and asked for again
+at the next load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from headrace_server.config import ThreadBudget
+from headrace_server.engines.base import Engine
+from headrace_server.engines.choice import EngineChoice, Verdict
+from headrace_server.engines.choice_cache import ChoiceCache, choice_key
+from headrace_server.engines.chosen import ChosenEngine
+from headrace_server.engines.cpu_machine import find_cpu
+from headrace_server.engines.cuda_devices import find_cuda
+from headrace_server.engines.measurement import Candidate, Measurement, Open
+from headrace_server.engines.onnx_openvino import installed_openvino, openvino_precisions
+from headrace_server.engines.onnx_session import available_providers, load_runtime
+from headrace_server.errors import ServingError
+from headrace_server.models.model import Model
+from headrace_server.models.onnx_header import OnnxHeader
+
+__all__ = ["choose_engine", "find_candidates"]
+
+logger = logging.getLogger(__name__)
+
+_measuring = threading.Lock()  # two at once would measure each other
+
+
+def find_candidates(header: OnnxHeader | None, device: str, precision: str) -> tuple[Candidate, ...]:
+    """Who could run the graph as it is asked for; with one there is nothing to choose.
+
+    Nothing is loaded to find out: a candidate may turn out not to start, which its trial then says.
+    """
+    if header is None:
+        return (("tensorrt:0" if device == "auto" else device, precision),)
+    weights = header.precision or "fp32"
+    plain = ("cpu" if device == "auto" else device, precision)
+    if device not in ("auto", "openvino") or any(value.type_name.startswith("string") for value in header.inputs):
+        return (plain,)
+    found: list[Candidate] = [("cpu", weights)] if device == "auto" else []
+    if device == "openvino" or installed_openvino():
+        found += [("openvino", each) for each in reversed(openvino_precisions(weights))]
+    if device == "auto" and (find_cuda().devices or "CUDAExecutionProvider" in available_providers()):
+        found.append(("cuda:0", weights))
+    wanted = tuple(each for each in found if precision in ("auto", each[1]))
+    return wanted or (plain,)
+
+
+def choose_engine(
+    model: Model, header: OnnxHeader, candidates: Sequence[Candidate], threads: ThreadBudget, open_: Open
+) -> Engine:
+    """The engine of the best of several candidates, its choice with it.
+
+    raises  ServingError as the CPU's opener, where the reference itself does not load; DEVICE_UNAVAILABLE where no
+            candidate may serve
+    """
+    cache = ChoiceCache(model.engine.cache)
+    question = _question(model, candidates, threads)
+    key = choice_key(question) if model.digest else ""
+    kept = cache.find(key) if key else None
+    if kept is not None:
+        engine = _open_kept(model, kept, open_)
+        if engine is not None:
+            return engine
+        cache.forget(key)
+    with _measuring:
+        engine, choice = Measurement(model, header, candidates, open_).result()
+    _log(model, choice)
+    # What did not start may start the next time.
+    if key and choice.shapes and all(each.verdict is not Verdict.UNAVAILABLE for each in choice.candidates):
+        cache.keep(key, choice, question)
+    return ChosenEngine(engine, choice)
+
+
+def _open_kept(model: Model, kept: EngineChoice, open_: Open) -> Engine | None:
+    """The engine that was chosen earlier; None where it does not start any more."""
+    chosen = next(each for each in kept.candidates if each.verdict is Verdict.CHOSEN)
+    try:
+        engine = open_(chosen.device, chosen.precision)
+    except ServingError as error:
+        logger.warning(
+            "model %s/%s: %s %s, chosen earlier, does not start; measured anew: %s",
+            *(model.name, model.version, chosen.device, chosen.precision, error.message),
+        )
+        return None
+    return ChosenEngine(engine, replace(kept, cached=True))
+
+
+def _question(model: Model, candidates: Sequence[Candidate], threads: ThreadBudget) -> dict[str, Any]:
+    """Everything that the answer depends on."""
+    cpu = find_cpu()
+    gpus = [[gpu.name, gpu.compute_capability] for gpu in find_cuda().devices] if "cuda:0" in dict(candidates) else []
+    return {
+        "model": model.digest,
+        "candidates": [list(each) for each in candidates],
+        "cpu": [
+            cpu.architecture,
+            cpu.model,
+            cpu.num_cores,
+            hashlib.sha256(" ".join(sorted(cpu.flags)).encode()).hexdigest(),
+        ],
+        "gpus": gpus,
+        "runtimes": [load_runtime().__version__, installed_openvino()],
+        "threads": [threads.num_workers, threads.intra_op_threads],
+        "rows": model.batching.max_batch_size,
+    }
+
+
+def _log(model: Model, choice: EngineChoice) -> None:
+    for each in choice.failures:
+        logger.warning(
+            "model %s/%s: %s %s cannot serve it and is left out: %s",
+            *(model.name, model.version, each.device, each.precision, each.reason),
+        )
+    logger.info(
+        "model %s/%s: chosen by measuring: %s; %s",
+        *(model.name, model.version, choice.reason, "; ".join(map(str, choice.candidates)) or "no other candidate"),
+    )
