@@ -1,7 +1,7 @@
 """Which models and versions a directory holds: a repository `<name>/<version>/…`, a folder a model, or one model.
 
     DIR/minilm/1/…, DIR/minilm/2/…    versions "1" and "2" of minilm; the greatest number is the latest
-    DIR/spam/model.onnx               version "1" of spam
+    DIR/spam/model.onnx               version "1" of spam; so is DIR/spam/model.plan, TensorRT's, with its sidecar
     DIR/config.json, DIR/onnx/…       DIR itself is version "1" of a model named as DIR is
     DIR/minilm/versions.toml          which versions of minilm serve whom: serving/versions_file.py reads it
 
@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from headrace_server.models.folder import model_invalid
 from headrace_server.models.manifest import MANIFEST_NAME
+from headrace_server.models.tensorrt_plan import is_plan
 
 __all__ = [
     "VERSIONS_NAME",
@@ -129,10 +130,14 @@ def version_key(version: str) -> tuple[tuple[int, ...], bool, str]:
 def is_model_folder(folder: Path) -> bool:
     """Whether the folder itself holds a model's files. Raises OSError for what is no folder."""
     names = {entry.name for entry in folder.iterdir() if entry.is_file()}
-    if any(mark in names for mark in _MARKS) or any(name.endswith(".onnx") and name[0] != "." for name in names):
+    if any(mark in names for mark in _MARKS) or any(_is_graph(name) and name[0] != "." for name in names):
         return True
     inner = folder / "onnx"
-    return inner.is_dir() and any(entry.suffix == ".onnx" for entry in inner.iterdir())
+    return inner.is_dir() and any(_is_graph(entry.name) for entry in inner.iterdir())
+
+
+def _is_graph(name: str) -> bool:
+    return name.endswith(".onnx") or is_plan(name)
 
 
 def _versions(model: Path) -> tuple[list[FoundVersion], list[str]]:

@@ -28,6 +28,7 @@ from headrace_server.models.rows import GraphPipeline, Reader
 from headrace_server.models.source import LoadDefaults, Source, open_source
 from headrace_server.models.table_folder import classifier_outputs, read_table, table_heads, why_not_table
 from headrace_server.models.tabular import TabularReader
+from headrace_server.models.tensorrt_plan import is_plan
 from headrace_server.models.tensors import TensorReader
 from headrace_server.models.text import Pairs, TextReader
 from headrace_server.models.text_folder import read_sentence_modules, read_text, why_not_text
@@ -247,4 +248,4 @@ def _check_tasks(source: Source, meaning: _Meaning) -> None:
 
 
 def _format(source: Source) -> str:
-    return "huggingface" if source.config else "onnx"
+    return "huggingface" if source.config else "tensorrt" if is_plan(source.graph) else "onnx"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from headrace_server.models.folder import VersionFolder, model_invalid
 from headrace_server.models.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from headrace_server.models.onnx_header import OnnxHeader, read_onnx_header
 from headrace_server.models.signature import TensorSpec
+from headrace_server.models.tensorrt_plan import SIDECAR_SUFFIX, is_plan, parse_sidecar
 
 __all__ = ["LoadDefaults", "Source", "choose_graph", "integer", "open_source", "text_value"]
 
 _MAX_MANIFEST_BYTES = 1024 * 1024
+_MAX_SIDECAR_BYTES = 16 * 1024 * 1024
 # The order in which one of several graphs is chosen, the unquantised export first; then by name.
 _PREFERRED = (
     "model.onnx",
@@ -123,7 +125,7 @@ def open_source(folder: Path, defaults: LoadDefaults) -> Source:
     graph, note = choose_graph(files.names, manifest.graph)
     if note:
         notes.append(note)
-    header = read_onnx_header(files.path(graph))
+    header = _plan_header(files, graph) if is_plan(graph) else read_onnx_header(files.path(graph))
     external = files.check_external(graph, header.external_files)
     if external:
         notes.append(f"the weights lie outside the graph, in {', '.join(external)}")
@@ -132,6 +134,9 @@ def open_source(folder: Path, defaults: LoadDefaults) -> Source:
         decoder = manifest.decoder.over(defaults.decoder)
     except ServingError as error:
         raise model_invalid(f"{MANIFEST_NAME}: {error.message}") from None
+    if is_plan(graph) and engine.device == "auto":
+        engine = replace(engine, device="tensorrt")
+        notes.append("a TensorRT plan runs on TensorRT alone: device is tensorrt")
     return Source(
         files=files,
         manifest=manifest,
@@ -149,8 +154,8 @@ def open_source(folder: Path, defaults: LoadDefaults) -> Source:
 
 
 def choose_graph(names: Sequence[str], wanted: str | None) -> tuple[str, str]:
-    """The .onnx file to serve, and a note where there was a choice."""
-    graphs = [name for name in names if name.lower().endswith(".onnx")]
+    """The .onnx file to serve, or where there is none the TensorRT plan, and a note where there was a choice."""
+    graphs = [name for name in names if name.lower().endswith(".onnx")] or [name for name in names if is_plan(name)]
     if wanted is not None:
         if wanted not in names:
             there = ", ".join(graphs) or "no .onnx file"
@@ -197,11 +202,19 @@ def _specs(header: OnnxHeader, graph: str) -> list[TensorSpec]:
     return specs
 
 
+def _plan_header(files: VersionFolder, plan: str) -> OnnxHeader:
+    sidecar = plan + SIDECAR_SUFFIX
+    if sidecar not in files:
+        raise model_invalid(
+            f"{plan}: a TensorRT plan without its sidecar {sidecar}; build one with `headrace tensorrt build`, or put"
+            " the .onnx file there"
+        )
+    return parse_sidecar(files.read_bytes(sidecar, _MAX_SIDECAR_BYTES), sidecar).header
+
+
 def _why_no_graph(names: Sequence[str]) -> str:
     if "genai_config.json" in names:
         return "an onnxruntime-genai folder without its .onnx file; copy the whole export"
-    if any(name.endswith((".plan", ".engine")) for name in names):
-        return "a TensorRT plan without a graph; put the .onnx file beside it"
     for suffix in (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".joblib", ".pkl"):
         if any(name.endswith(suffix) for name in names):
             return f"weights ({suffix}) but no .onnx file; export the model to ONNX"
