@@ -125,7 +125,6 @@ class TensorRtOptions:
     tf32: bool = False  # fp32 products may be rounded to 10 bits of mantissa
     cuda_graphs: bool = False  # a run of a shape seen before is one launch; memory for each shape
     version_compatible: bool = False  # plans that later TensorRT 11 can load; they bring code of their own, which runs
-    cache: Path | None = None  # built plans and timings; None: headrace/tensorrt in the user's cache directory
     cache_mb: int = 8192  # plans beyond it leave, the longest unused first
 
     def __post_init__(self) -> None:
