@@ -142,6 +142,15 @@ def every_datatype_comes_back_as_it_was_sent(client: Any) -> None:
 
 
 @scenario
+def bf16_comes_back_as_it_was_sent(client: Any) -> None:
+    values = np.array([[1.5, -0.0], [np.inf, 0.0078125]], ml_dtypes.bfloat16)
+    result = client.infer("brain", [given("x", values, "BF16")])
+    assert result.get_output("y").datatype == "BF16"
+    answer = result.as_numpy("y")  # as the float32 that they stand for
+    assert answer.tobytes() == values.astype(answer.dtype).tobytes(), answer
+
+
+@scenario
 def bf16_reaches_a_model_of_fp32_exactly(client: Any) -> None:
     values = np.array([[1.5, -2.0, 0.0078125, 3.0]], ml_dtypes.bfloat16)
     answer = client.infer("linear", [given("x", values, "BF16")]).as_numpy("y")

@@ -51,6 +51,8 @@ def _write_models(repository: Path) -> None:
             [value(key, kind, ["n", 3]) for key, kind in named.items()],
             [value(f"{key}_out", kind, ["n", 3]) for key, kind in named.items()],
         )
+    brain = types.BFLOAT16
+    save("brain", [node("Identity", ["x"], ["y"])], [value("x", brain, ["n", 2])], [value("y", brain, ["n", 2])])
     for name in ("linear", "inline", "spare"):
         save(
             name,

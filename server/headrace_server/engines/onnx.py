@@ -99,7 +99,7 @@ class OnnxEngine:
     device         "cpu" or "cuda:n", as it is reported; `provider` and `provider_options` name it to the runtime
     precision      of the weights, as read from the graph; on the CPU fp16 weights are computed in fp32
     class_labels   columns of each output that is a sequence of maps (ZipMap), in the graph's order
-    runs           how the session is asked, made of it and of what the graph takes and gives
+    runs           how the session is asked, made of it and of what the graph takes and gives; None: by plain arrays
     add_plugin     as `open_session`, for a provider that a plugin brings
     raises         ServingError MODEL_INVALID for a graph that does not load; DEVICE_UNAVAILABLE when the session came
                    up on another provider than the one asked for
@@ -117,7 +117,7 @@ class OnnxEngine:
         num_workers: int,
         class_labels: Mapping[str, Sequence[Any]] | None = None,
         batch_invariant: bool = True,
-        runs: Callable[[Any, Mapping[str, GraphTensor], Mapping[str, GraphTensor]], SessionRuns] | None = None,
+        runs: Callable[[Any, Mapping[str, GraphTensor], Mapping[str, GraphTensor]], SessionRuns | None] | None = None,
         add_plugin: Callable[[Any], None] | None = None,
     ) -> None:
         started = time.perf_counter()
@@ -132,10 +132,9 @@ class OnnxEngine:
         )
         self._inputs = _declared(session.get_inputs())
         self._outputs = _declared(session.get_outputs())
-        self._runs: SessionRuns | None = (
-            _host_runs(session, [*self._inputs.values(), *self._outputs.values()])
-            if runs is None
-            else runs(session, self._inputs, self._outputs)
+        chosen = None if runs is None else runs(session, self._inputs, self._outputs)
+        self._runs: SessionRuns | None = chosen or _host_runs(
+            session, [*self._inputs.values(), *self._outputs.values()]
         )
         self._class_labels = dict(class_labels or {})
         self._on_cpu = provider == "CPUExecutionProvider"
@@ -255,8 +254,14 @@ def _declared(nodes: Sequence[Any]) -> dict[str, GraphTensor]:
 
 
 def _host_runs(session: Any, tensors: Sequence[GraphTensor]) -> SessionRuns:
-    has_bfloat16 = any(tensor.spec.dtype == "bfloat16" for tensor in tensors)
-    return Bfloat16Runs(session) if has_bfloat16 else PlainRuns(session)
+    types = {tensor.spec.dtype for tensor in tensors}
+    if "bfloat16" not in types:
+        return PlainRuns(session)
+    if "string" in types:  # the runtime takes strings by NumPy alone, and bfloat16 by no means by NumPy
+        raise ServingError(
+            Reason.UNSUPPORTED, "a graph of both strings and bfloat16 cannot be asked; cast one inside it"
+        )
+    return Bfloat16Runs(session)
 
 
 def _closed() -> ServingError:

@@ -86,6 +86,13 @@ def bfloat16_beside_float32(folder: Path) -> Path:
     return save(folder, nodes, [value("x", TensorProto.BFLOAT16, ["n", 2])], outputs)
 
 
+def bfloat16_beside_strings(folder: Path) -> Path:
+    types = {"x": TensorProto.BFLOAT16, "text": TensorProto.STRING}
+    nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name in types]
+    inputs = [value(name, kind, ["n"]) for name, kind in types.items()]
+    return save(folder, nodes, inputs, [value(f"{name}_out", kind, ["n"]) for name, kind in types.items()])
+
+
 def strings(folder: Path) -> Path:
     node = helper.make_node("Identity", ["x"], ["y"])
     return save(folder, [node], [value("x", TensorProto.STRING, ["n"])], [value("y", TensorProto.STRING, ["n"])])

@@ -43,6 +43,13 @@ def test_no_rows_give_no_rows(engine: Engine) -> None:
     assert (doubled.shape, doubled.dtype) == ((0, 2), ml_dtypes.bfloat16)
 
 
+def test_strings_beside_it_are_refused_at_load(tmp_path: Path) -> None:
+    model = small_graphs.model_of(small_graphs.bfloat16_beside_strings(tmp_path))
+    with pytest.raises(ServingError, match="both strings and bfloat16") as caught:
+        create_engine(model, EngineOptions(device="cpu"), ThreadBudget(num_cores=1))
+    assert caught.value.reason is Reason.UNSUPPORTED
+
+
 def test_another_type_is_refused_by_name(engine: Engine) -> None:
     with pytest.raises(ServingError) as caught:
         engine.run({"x": np.zeros((1, 2), np.float16)})
