@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
+import sys
 from functools import cache
 
 import pytest
@@ -18,13 +18,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @cache
 def missing_gpu() -> str:
     """Why a GPU test cannot run here; empty where it can. Asks the driver, in a process of its own."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return "no NVIDIA driver on this machine (nvidia-smi is not installed)"
-    answer = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=60, check=False)
-    if answer.returncode != 0 or "GPU" not in answer.stdout:
-        return "no NVIDIA GPU on this machine (nvidia-smi lists none)"
-    return ""
+    code = "from headrace_server.engines.cuda_devices import find_cuda; print(find_cuda().fault)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    if answer.returncode != 0:
+        return f"the NVIDIA driver ends the process that asks it (status {answer.returncode})"
+    return answer.stdout.strip()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,8 +15,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
+from headrace_server.engines.capture_gate import CaptureGate
 from headrace_server.engines.factory import create_engine
+from headrace_server.engines.host_memory import PageableMemory
+from headrace_server.engines.onnx import OnnxEngine
+from headrace_server.engines.onnx_binding import BoundRuns
+from headrace_server.engines.onnx_graphs import GraphRuns
 from headrace_server.engines.onnx_openvino import installed_openvino
+from headrace_server.engines.onnx_session import CPU, load_runtime, open_session
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.model import Model, Task
 
@@ -52,10 +60,42 @@ def on(device: str) -> Callable[[Path, int], Engine]:
     return make
 
 
-ENGINES: dict[str, Callable[[Path, int], Engine]] = {"cpu": on("cpu"), "openvino": on("openvino")}
+def through_buffers(folder: Path, num_workers: int) -> Engine:
+    """As on CUDA, with plain memory, and the CPU in the GPU's place."""
+    runs = partial(BoundRuns, runtime=load_runtime(), memory=PageableMemory(), num_workers=num_workers)
+    return OnnxEngine(
+        scale_and_shift(folder), device="cpu", provider=CPU, precision="fp32", num_threads=1, num_workers=num_workers,
+        runs=runs,
+    )  # fmt: skip
 
 
-@pytest.fixture(params=ENGINES)
+def by_graphs(folder: Path, num_workers: int) -> Engine:
+    """As on CUDA with graphs, the CPU in the GPU's place: each shape has its tensors, and nothing is recorded."""
+    graph = scale_and_shift(folder)
+
+    def runs(session: Any, *_: Any) -> GraphRuns:
+        more = [open_session(graph, device="cpu", provider=CPU, num_threads=1) for _ in range(num_workers - 1)]
+        return GraphRuns(
+            [session, *more], runtime=load_runtime(), memory=PageableMemory(), device=("cpu", 0), max_graphs=8,
+            gate=CaptureGate(),
+        )  # fmt: skip
+
+    return OnnxEngine(
+        graph, device="cpu", provider=CPU, precision="fp32", num_threads=1, num_workers=num_workers, runs=runs
+    )
+
+
+ENGINES: dict[str, Callable[[Path, int], Engine]] = {
+    "cpu": on("cpu"),
+    "openvino": on("openvino"),
+    "buffers on the cpu": through_buffers,
+    "graphs on the cpu": by_graphs,
+    "cuda": on("cuda:0"),
+}
+NEED_A_GPU = ("cuda",)
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.gpu] * (name in NEED_A_GPU)) for name in ENGINES])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     loaded = ENGINES[request.param](tmp_path, 4)
     yield loaded
