@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
@@ -24,12 +24,23 @@ class TensorRtEngine:
     """An `Engine` on a plan. `run` may be called from any thread; more callers than slots wait for one.
 
     slots  are made at once, `info.num_workers` of them: what the GPU has no memory for is said while loading
+    gate   entered around each run: where an engine beside this one captures in ways that forbid all others to allocate,
+           it waits there. This engine's own captures forbid nobody anything
     """
 
-    def __init__(self, plan: LoadedPlan, cuda: Cuda, info: EngineInfo, *, use_graphs: bool) -> None:
+    def __init__(
+        self,
+        plan: LoadedPlan,
+        cuda: Cuda,
+        info: EngineInfo,
+        *,
+        use_graphs: bool,
+        gate: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._plan = plan
         self._cuda = cuda
         self._info = info
+        self._gate = gate
         self._profiles = tuple(plan.profiles)
         self._inputs = {each.name: graph_tensor_of(each) for each in plan.tensors if each.is_input}
         self._outputs = {each.name: graph_tensor_of(each) for each in plan.tensors if not each.is_input}
@@ -75,7 +86,7 @@ class TensorRtEngine:
         if is_empty(shapes):
             return self._nothing(shapes, wanted)
         profile = choose_profile(self._profiles, shapes)
-        with self._slot() as slot:
+        with self._slot() as slot, self._gate():
             return slot.run(profile, ordered, wanted)
 
     def terminate(self) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 from headrace_server.engines.base import Array
 from headrace_server.engines.tensorrt_buffers import TensorBuffer
 from headrace_server.engines.tensorrt_seam import Cuda, LoadedPlan, LoadedTensor, PlanContext, Shape
-from headrace_server.engines.tensorrt_types import from_wire, to_wire, wire_dtype
 from headrace_server.errors import Reason, ServingError
+from headrace_server.models.signature import array_dtype
 
 __all__ = ["Slot"]
 
@@ -115,11 +115,8 @@ class Slot:
 
     def _fill(self, feeds: Mapping[str, Array]) -> None:
         for name, feed in feeds.items():
-            dtype = self._tensors[name].dtype
-            size = feed.size * wire_dtype(dtype).itemsize
-            buffer = self._buffers[name]
-            buffer.ensure(size)
-            to_wire(feed, dtype, buffer.view(size).view(wire_dtype(dtype)).reshape(feed.shape))
+            self._buffers[name].ensure(feed.nbytes)
+            self._buffers[name].view(feed.nbytes).view(feed.dtype).reshape(feed.shape)[...] = feed
 
     def _by_call(self, key: Key) -> dict[str, Shape]:
         context = self._eager()
@@ -218,7 +215,7 @@ class Slot:
                     if not context.bind_growing(name, self._grow(buffer)):
                         raise _failed(f"an allocator of {name} is refused")
                     continue
-                buffer.ensure(math.prod(outputs[name]) * wire_dtype(tensor.dtype).itemsize)
+                buffer.ensure(self._size(name, outputs[name]))
             if not context.bind(name, buffer.device):
                 raise _failed(f"the address of {name} is refused")
         return outputs
@@ -233,7 +230,7 @@ class Slot:
     def _enqueue(self, context: PlanContext, key: Key, outputs: Mapping[str, Shape]) -> None:
         for name, shape in key[1]:
             buffer = self._buffers[name]
-            size = math.prod(shape) * wire_dtype(self._tensors[name].dtype).itemsize
+            size = self._size(name, shape)
             self._cuda.copy_in(buffer.device, buffer.host, size, self._stream)
         if not context.enqueue(self._stream):
             raise _failed("the run is refused")
@@ -242,16 +239,18 @@ class Slot:
     def _copy_out(self, names: Sequence[str], shapes: Mapping[str, Shape]) -> None:
         for name in names:
             buffer = self._buffers[name]
-            size = math.prod(shapes[name]) * wire_dtype(self._tensors[name].dtype).itemsize
+            size = self._size(name, shapes[name])
             self._cuda.copy_out(buffer.host, buffer.device, size, self._stream)
 
     def _take(self, shapes: Mapping[str, Shape], wanted: Sequence[str]) -> dict[str, Array]:
         taken = {}
         for name in wanted:
-            dtype = self._tensors[name].dtype
-            size = math.prod(shapes[name]) * wire_dtype(dtype).itemsize
-            taken[name] = from_wire(self._buffers[name].view(size).view(wire_dtype(dtype)), dtype, shapes[name])
+            flat = self._buffers[name].view(self._size(name, shapes[name])).view(array_dtype(self._tensors[name].dtype))
+            taken[name] = flat.reshape(shapes[name]).copy()
         return taken
+
+    def _size(self, name: str, shape: Shape) -> int:
+        return math.prod(shape) * array_dtype(self._tensors[name].dtype).itemsize
 
     def _eager(self) -> PlanContext:
         assert self._context is not None

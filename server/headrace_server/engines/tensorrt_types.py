@@ -1,20 +1,15 @@
-"""TensorRT's element types as the server's, and bfloat16, which NumPy has not, as the float32 that callers see."""
+"""TensorRT's element types as the server's."""
 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from headrace_server.engines.base import Array
 from headrace_server.engines.onnx_types import GraphTensor
-from headrace_server.engines.tensorrt_seam import LoadedTensor, Shape
+from headrace_server.engines.tensorrt_seam import LoadedTensor
 from headrace_server.errors import Reason, ServingError
-from headrace_server.models.signature import DataType, TensorSpec
+from headrace_server.models.signature import DataType, TensorSpec, array_dtype
 
-__all__ = ["data_type", "from_wire", "graph_tensor_of", "to_wire", "wire_dtype"]
+__all__ = ["data_type", "graph_tensor_of"]
 
 _NAMES: MappingProxyType[str, DataType] = MappingProxyType(
     {
@@ -35,31 +30,7 @@ def data_type(name: str, tensor: str) -> DataType:
 
 
 def graph_tensor_of(tensor: LoadedTensor) -> GraphTensor:
-    """The tensor as callers see it: a bfloat16 is a float32 to them."""
-    dtype: DataType = "float32" if tensor.dtype == "bfloat16" else tensor.dtype
+    """The tensor as feeds are checked against it."""
     symbols: tuple[str | None, ...] = (None,) * len(tensor.shape)
-    return GraphTensor(TensorSpec(tensor.name, dtype, tensor.shape), False, np.dtype(dtype), symbols)
-
-
-def wire_dtype(dtype: DataType) -> np.dtype[Any]:
-    """How an element lies in memory; bfloat16 as its 16 bits."""
-    return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
-
-
-def to_wire(values: Array, dtype: DataType, out: Array) -> None:
-    """Writes a caller's values into `out`, of `wire_dtype(dtype)`; to bfloat16 they are rounded to nearest even."""
-    if dtype != "bfloat16":
-        out[...] = values
-        return
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    # A NaN whose bits round up would become an infinity.
-    out[...] = np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)
-
-
-def from_wire(values: Array, dtype: DataType, shape: Shape) -> Array:
-    """A copy of what lies in memory, as callers read it."""
-    if dtype != "bfloat16":
-        return values.reshape(shape).copy()
-    wide: npt.NDArray[np.float32] = (values.astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(shape)
-    return wide
+    spec = TensorSpec(tensor.name, tensor.dtype, tensor.shape)
+    return GraphTensor(spec, False, array_dtype(tensor.dtype), symbols)
