@@ -100,7 +100,9 @@ class Quality:
         default = DEFAULT_BARS[task]
         cosine = default.min_cosine if bar.min_cosine is None else bar.min_cosine
         drop = default.max_drop if bar.max_drop is None else bar.max_drop
-        limits = [("share of finite answers", after["finite"], 1.0)] if after.get("finite", 1.0) < 1 else []
+        limits: list[tuple[str, float, float]] = []
+        if after.get("finite", 1.0) < 1:  # nothing else means anything then
+            return [("share of finite answers", after["finite"], 1.0)]
         if cosine is not None and "cosine_mean" in after:
             limits.append(("cosine_mean", after["cosine_mean"], cosine))
             limits.append(("cosine_min", after["cosine_min"], 1 - _WORST * (1 - cosine)))
