@@ -22,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 INSTALLED := $(VENV)/.headrace-installed
 KERNELS := build/.kernels-built
 PYPROJECTS := pyproject.toml protos/pyproject.toml clients/python/pyproject.toml
-KERNEL_SOURCES := $(shell find kernels -name '*.pyx' -o -name '*.pxd' -o -name '*.h' -o -path '*/simd/*.c') kernels/build_extensions.py
+KERNEL_SOURCES := $(shell find kernels -name '*.pyx' -o -name '*.pxd' -o -name '*.h' -o -path '*/simd/*.c' -o -path '*/graph/*.c') kernels/build_extensions.py
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Environment

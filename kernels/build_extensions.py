@@ -21,7 +21,10 @@ from setuptools import Extension
 __all__ = ["extensions"]
 
 _PACKAGE = "headrace_kernels._native"
-_MODULES = ("activation", "dispatch", "pooling", "quantization", "sampling", "scan", "selection", "similarity")
+_MODULES = (
+    *("activation", "dispatch", "graph_operators", "pooling", "quantization", "sampling", "scan", "selection"),
+    "similarity",
+)
 
 
 def extensions() -> list[Extension]:
@@ -32,20 +35,23 @@ def extensions() -> list[Extension]:
     native = Path(os.path.relpath(root / "headrace_kernels" / "_native"))
     debug = os.environ.get("HEADRACE_KERNELS_DEBUG") == "1"
     sanitize = os.environ.get("HEADRACE_KERNELS_SANITIZE") == "1"
-    variants = sorted((native / "simd").glob("*.c"))
-    headers = sorted((native / "simd").glob("*.h"))
+    kernels = {
+        "dispatch": sorted((native / "simd").glob("*.c")),
+        "graph_operators": [*sorted((native / "graph").glob("*.c")), native / "simd" / "scan_amx_permission.c"],
+    }
+    headers = sorted(native.glob("*/*.h"))
 
     def extension(module: str) -> Extension:
-        # The kernels themselves live in `dispatch`; the other modules reach them through its table. Those are thin:
-        # what there is to compile in them is Cython's buffer code, and -O1 halves the time that takes.
-        holds_kernels = module == "dispatch"
-        sources = [native / f"{module}.pyx", *(variants if holds_kernels else ())]
-        compile_args, link_args = _flags(optimize=holds_kernels and not debug, sanitize=sanitize)
+        # The kernels themselves live in `dispatch`, and those that graphs name in `graph_operators`; the other modules
+        # reach them through the table of `dispatch`. Those are thin: what there is to compile in them is Cython's
+        # buffer code, and -O1 halves the time that takes.
+        sources = [native / f"{module}.pyx", *kernels.get(module, ())]
+        compile_args, link_args = _flags(optimize=module in kernels and not debug, sanitize=sanitize)
         return Extension(
             f"{_PACKAGE}.{module}",
             sources=[path.as_posix() for path in sources],
             depends=[path.as_posix() for path in (*headers, native / "dispatch.pxd")],
-            include_dirs=[(native / "simd").as_posix()],
+            include_dirs=[(native / folder).as_posix() for folder in ("simd", "graph")],
             define_macros=[("HR_DEBUG", "1")] if debug else [],
             extra_compile_args=compile_args,
             extra_link_args=link_args,

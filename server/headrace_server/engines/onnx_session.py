@@ -17,6 +17,7 @@ from typing import Any
 from headrace_server.engines.base import EngineInfo
 from headrace_server.engines.devices import device_unavailable
 from headrace_server.engines.heap import trim_heap
+from headrace_server.engines.onnx_operators import add_operators
 from headrace_server.errors import Reason, ServingError
 
 __all__ = [
@@ -104,7 +105,9 @@ def open_session(
     options.log_severity_level = FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    if provider != CPU:
+    if provider == CPU:
+        add_operators(runtime, options)
+    else:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     chosen: dict[str, Any] = {}
     if add_plugin is None:

@@ -146,7 +146,7 @@ def _golden(answers: Sequence[Mapping[str, Any]]) -> list[Measure]:
 _ROOM = "headrace_server.prepare"
 _PARTS = (
     *("reader", "cursor", "blocks", "llama", "linear", "decoder", "onnx_file", "tokenizer", "convert"),
-    *("calibrate", "smoothing"),
+    *("calibrate", "smoothing", "row_operators"),
 )
 _MODULES = (
     *(f"{_ROOM}.{name}" for name in ("smollm2", "card", "sources")),

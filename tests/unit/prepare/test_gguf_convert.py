@@ -20,8 +20,9 @@ from headrace_server.cli.app import app
 from headrace_server.prepare.gguf import onnx_file
 from headrace_server.prepare.gguf.blocks import BLOCK_TYPES, dequantize
 from headrace_server.prepare.gguf.convert import convert_gguf
-from headrace_server.prepare.gguf.linear import Precision, quantize_blocks, quantize_rows
+from headrace_server.prepare.gguf.linear import Precision, quantize_blocks
 from headrace_server.prepare.gguf.reader import GgufFile
+from headrace_server.prepare.gguf.row_operators import quantize_rows
 
 Array = npt.NDArray[Any]
 TOKENS = [72, 101, 108, 108, 111, 3, 200, 258, 9]

@@ -1,17 +1,12 @@
 """A llama as an ONNX graph with a shared-buffer cache: the contract of docs/generation-models.md.
 
 A layer is: norm, queries/keys/values in one product, GroupQueryAttention (which rotates, appends to the cache and
-attends), output product, norm, gate and up, SiLU(gate) · up, down. In rq8 two things save work:
-
-- gate and up read the same quantized rows;
-- the rows' scale of `up` is not multiplied in: it is one factor a row, quantization divides it out again, and it is
-  put back on `down`'s output, which is narrower.
+attends), output product, norm, SiLU(gate) · up, down. In rq8 the feed-forward is one operator (row_operators.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,27 +16,17 @@ from headrace_server.prepare.gguf.linear import (
     BLOCK,
     ORT_DOMAIN,
     Precision,
-    Rows,
     add_block_linear,
     add_block_weights,
     add_float_linear,
-    add_row_linear,
-    row_quantizer,
 )
 from headrace_server.prepare.gguf.llama import LlamaConfig, rope_caches
 from headrace_server.prepare.gguf.onnx_file import StreamedGraph
+from headrace_server.prepare.gguf.row_operators import add_row_feed_forward, add_row_linear, declare_row_operators
 
 __all__ = ["DecoderBuilder"]
 
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """A value of the graph; what it stands for is the value times `scale` (one column a row), where there is one."""
-
-    name: str
-    scale: str = ""
 
 
 class DecoderBuilder:
@@ -52,7 +37,6 @@ class DecoderBuilder:
         self._weights = weights
         self._precision = precision
         self._graph = StreamedGraph("llama")
-        self._quantize: Callable[[str, int, str], Rows] | None = None
 
     def build(self) -> StreamedGraph:
         """The whole graph; weights are made when it is saved."""
@@ -66,7 +50,7 @@ class DecoderBuilder:
         graph.weight("rope.cos", np.float32, cosines.shape, lambda: cosines)
         graph.weight("rope.sin", np.float32, sines.shape, lambda: sines)
         if self._precision is Precision.RQ8:
-            self._quantize = row_quantizer(graph, "input_ids")
+            declare_row_operators(graph)
         residual, head = self._embedding()
         normed = self._first_norm(residual)
         for layer in range(config.num_layers):
@@ -78,52 +62,41 @@ class DecoderBuilder:
         """Residual stream and normed input in; both for the next layer out (the last has no residual: "")."""
         config, name, source = self._config, f"layers.{layer}", f"blk.{layer}"
         queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        hidden, wide = config.hidden_size, config.intermediate_size
+        hidden = config.hidden_size
         roles = [f"{source}.attn_{role}" for role in "qkv"]
-        (qkv,) = self._linear(normed, {f"{name}.qkv": roles}, (queries + 2 * keys, hidden))
-        attended = self._attention(layer, self._scaled(qkv), out=f"{name}.attention")
-        (output,) = self._linear(attended, {f"{name}.attention_output": [f"{source}.attn_output"]}, (hidden, queries))
-        residual, normed = self._skip_norm(residual, self._scaled(output), f"{source}.ffn_norm", f"{name}.middle")
-        gate, up = self._linear(
-            normed, {f"{name}.gate": [f"{source}.ffn_gate"], f"{name}.up": [f"{source}.ffn_up"]}, (wide, hidden)
-        )
-        add = self._graph.add
-        opened = add("QuickGelu", self._scaled(gate), out=f"{name}.silu", domain=ORT_DOMAIN, alpha=1.0)
-        inner = add("Mul", opened, up.name, out=f"{name}.feed_forward")
-        (down,) = self._linear(inner, {f"{name}.down": [f"{source}.ffn_down"]}, (hidden, wide))
-        scales = [scale for scale in (down.scale, up.scale) if scale]
-        if len(scales) == 2:
-            scales = [add("Mul", *scales, out=f"{name}.down.scale_of_both")]
+        qkv = self._linear(normed, roles, (queries + 2 * keys, hidden), out=f"{name}.qkv")
+        attended = self._attention(layer, qkv, out=f"{name}.attention")
+        output = self._linear(attended, [f"{source}.attn_output"], (hidden, queries), out=f"{name}.attention_output")
+        residual, normed = self._skip_norm(residual, output, f"{source}.ffn_norm", f"{name}.middle")
+        down = self._feed_forward(normed, source, out=f"{name}.feed_forward")
         last = layer + 1 == config.num_layers
         following = "output_norm" if last else f"blk.{layer + 1}.attn_norm"
-        return self._skip_norm(
-            residual, self._scaled(_Value(down.name, *scales)), following, f"{name}.end", keep_sum=not last
-        )
+        return self._skip_norm(residual, down, following, f"{name}.end", keep_sum=not last)
 
-    def _linear(self, value: str, layers: dict[str, list[str]], shape: tuple[int, int]) -> list[_Value]:
-        """Linear layers of one shape that read the same value: output name → the file's matrices, stacked."""
-        graph, results = self._graph, []
-        rows = None
-        if self._quantize is not None:
-            rows = self._quantize(value, shape[1], next(iter(layers)) + ".input")
-        for out, names in layers.items():
+    def _feed_forward(self, value: str, source: str, *, out: str) -> str:
+        """down(SiLU(gate) · up)."""
+        graph, shape = self._graph, (self._config.intermediate_size, self._config.hidden_size)
+        gate, up, down = (f"{source}.ffn_{role}" for role in ("gate", "up", "down"))
+        if self._precision is Precision.RQ8:
+            makes = [self._make([name]) for name in (gate, up, down)]
+            return add_row_feed_forward(graph, value, makes, shape, out=out)
+        opened = self._linear(value, [gate], shape, out=f"{out}.gate")
+        opened = graph.add("QuickGelu", opened, out=f"{out}.silu", domain=ORT_DOMAIN, alpha=1.0)
+        inner = graph.add("Mul", opened, self._linear(value, [up], shape, out=f"{out}.up"), out=f"{out}.inner")
+        return self._linear(inner, [down], shape[::-1], out=out)
 
-            def make(names: list[str] = names) -> Floats:
-                return self._weights.matrix(names)
+    def _linear(self, value: str, names: list[str], shape: tuple[int, int], *, out: str) -> str:
+        """A linear layer whose matrix is the file's matrices of these names, stacked."""
+        graph, make = self._graph, self._make(names)
+        if self._precision is Precision.RQ8:
+            return add_row_linear(graph, value, make, shape, out=out)
+        if self._precision is Precision.W8:
+            weights = add_block_weights(graph, make, shape, name=out)
+            return add_block_linear(graph, value, weights, shape, out=out)
+        return add_float_linear(graph, value, make, shape, out=out)
 
-            if rows is not None:
-                results.append(_Value(add_row_linear(graph, rows, make, shape, out=out), rows.scale))
-            elif self._precision is Precision.W8:
-                weights = add_block_weights(graph, make, shape, name=out)
-                results.append(_Value(add_block_linear(graph, value, weights, shape, out=out)))
-            else:
-                results.append(_Value(add_float_linear(graph, value, make, shape, out=out)))
-        return results
-
-    def _scaled(self, value: _Value) -> str:
-        if not value.scale:
-            return value.name
-        return self._graph.add("Mul", value.name, value.scale, out=f"{value.name}.scaled")
+    def _make(self, names: list[str]) -> Callable[[], Floats]:
+        return lambda: self._weights.matrix(names)
 
     def _attention(self, layer: int, qkv: str, *, out: str) -> str:
         config, graph = self._config, self._graph

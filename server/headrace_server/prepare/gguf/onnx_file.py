@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["DATA_NAME", "GRAPH_NAME", "StreamedGraph"]
+__all__ = ["DATA_NAME", "GRAPH_NAME", "IMPORTS", "StreamedGraph"]
 
 Array = npt.NDArray[Any]
 
@@ -27,6 +27,7 @@ DATA_NAME = "model.onnx.data"
 _PRODUCER = "headrace"
 _OPSET = 21  # blocked QuantizeLinear
 _IR_VERSION = 10  # what opset 21 was released with
+IMPORTS = (helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1))
 _MAX_MESSAGE = (1 << 31) - (1 << 20)  # protobuf reads less than 2 GiB; a little is kept for the nodes
 _ALIGNMENT = 4096  # of external data: what mapping a file needs
 
@@ -63,6 +64,7 @@ class StreamedGraph:
     def __init__(self, name: str) -> None:
         self._graph = onnx.GraphProto(name=name)
         self._constants: set[str] = set()
+        self._functions: list[onnx.FunctionProto] = []
         self._weights: list[_Weight] = []
 
     def input(self, name: str, dtype: type[np.generic], axes: Sequence[int | str]) -> str:
@@ -95,11 +97,19 @@ class StreamedGraph:
         )
         return outputs[0]
 
+    def function(self, function: onnx.FunctionProto) -> None:
+        """Say what an operator of another domain means in operators of the standard and the runtime's own domain.
+
+        A runtime that has the operator takes it; every other one puts the function's body in its place.
+        """
+        self._functions.append(function)
+
     def save(self, folder: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Write the graph into `folder`: one file, or the weights beside it where one file cannot hold them."""
         model = helper.make_model(
             onnx.GraphProto(name=self._graph.name),
-            opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)],
+            opset_imports=[*IMPORTS, *(helper.make_opsetid(domain, 1) for domain in self._domains())],
+            functions=self._functions,
             producer_name=_PRODUCER,
             ir_version=_IR_VERSION,
         )
@@ -111,6 +121,9 @@ class StreamedGraph:
             self._save_external(folder, head)
         else:
             self._save_whole(folder, head)
+
+    def _domains(self) -> list[str]:
+        return sorted({function.domain for function in self._functions})
 
     def _save_whole(self, folder: Path, head: bytes) -> None:
         nodes = self._graph.SerializeToString(deterministic=True)
