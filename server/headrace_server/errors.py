@@ -17,10 +17,11 @@ proves that table total.
 from __future__ import annotations
 
 import enum
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Reason", "Resource", "ServingError", "Violation", "invalid_input"]
+__all__ = ["Reason", "Resource", "ServingError", "Violation", "as_serving_error", "invalid_input", "load_failed"]
 
 
 class Reason(enum.Enum):
@@ -112,3 +113,22 @@ def invalid_input(field: str, description: str, **facts: object) -> ServingError
     error = ServingError(Reason.INVALID_INPUT, f"{field}: {description}", violations=[Violation(field, description)])
     error.facts.update((name, str(value)) for name, value in facts.items())
     return error
+
+
+def load_failed(model: str, version: str, reason: str) -> ServingError:
+    """The MODEL_FAILED error of whoever asks for a version that could not be loaded; `reason` is why."""
+    return ServingError(
+        Reason.MODEL_FAILED,
+        f"model {model!r} version {version!r} could not be loaded: {reason}",
+        model=model,
+        version=version,
+    )
+
+
+def as_serving_error(error: BaseException, message: str = "the request could not be computed") -> ServingError:
+    """`error` if it was meant for callers; else INTERNAL with `message`, and what happened kept for the log."""
+    if isinstance(error, ServingError):
+        return error
+    internal = ServingError(Reason.INTERNAL, message, detail="".join(traceback.format_exception(error)))
+    internal.__cause__ = error
+    return internal

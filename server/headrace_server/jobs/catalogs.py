@@ -16,14 +16,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from headrace_server.errors import Reason, ServingError, invalid_input
+from headrace_server.errors import Reason, ServingError, as_serving_error, invalid_input
 from headrace_server.items.batch import ItemBatch, ItemFault
 from headrace_server.items.catalog import CatalogSpec
 from headrace_server.items.store import CatalogStore
 from headrace_server.items.writer import UpsertResult
 from headrace_server.jobs.input_vectors import EmbeddedInputs, InputVectors
 from headrace_server.jobs.queries import ModelRef, Vectors
-from headrace_server.jobs.submission import as_serving_error
 from headrace_server.models.inputs import Input
 from headrace_server.serving.context import RequestContext
 

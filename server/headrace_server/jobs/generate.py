@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from headrace_server.config import InputLimits
-from headrace_server.errors import Reason, ServingError, invalid_input
+from headrace_server.errors import Reason, ServingError, as_serving_error, invalid_input
 from headrace_server.jobs.checks import require_task
 from headrace_server.jobs.generation_checks import check_generate
 from headrace_server.jobs.generation_queries import (
@@ -29,7 +29,7 @@ from headrace_server.jobs.generation_queries import (
     GenerationSummary,
 )
 from headrace_server.jobs.generation_run import GenerationRun
-from headrace_server.jobs.leasing import Leases, as_serving_error, when_leased
+from headrace_server.jobs.leasing import Leases, when_leased
 from headrace_server.models.generation import GenerationDefaults
 from headrace_server.models.generator import Generator
 from headrace_server.models.model import Task

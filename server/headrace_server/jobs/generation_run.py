@@ -8,7 +8,7 @@ from dataclasses import replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
-from headrace_server.errors import Reason, ServingError
+from headrace_server.errors import Reason, ServingError, as_serving_error
 from headrace_server.jobs.generation_queries import (
     FinishReason,
     GeneratedToken,
@@ -18,7 +18,6 @@ from headrace_server.jobs.generation_queries import (
     TokenLogprob,
 )
 from headrace_server.jobs.queries import ModelRef
-from headrace_server.jobs.submission import as_serving_error
 from headrace_server.jobs.text_assembly import TextAssembly
 from headrace_server.models.generator import Generator
 from headrace_server.models.model import Model

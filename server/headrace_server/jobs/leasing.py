@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from typing import Protocol
 
-from headrace_server.errors import Reason, ServingError
+from headrace_server.errors import Reason, ServingError, as_serving_error
 from headrace_server.jobs.queries import ModelRef
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.repository import Lease
 from headrace_server.serving.residence import ModelResting
 
-__all__ = ["Leases", "as_serving_error", "refuse_the_dead", "when_leased"]
+__all__ = ["Leases", "refuse_the_dead", "when_leased"]
 
 
 class Leases(Protocol):
@@ -65,17 +64,6 @@ def _wait(
         resting.wait(context, again)
     except ServingError as error:
         fail(error)
-
-
-def as_serving_error(error: BaseException) -> ServingError:
-    """`error` if it was meant for callers; else INTERNAL, with what happened kept for the log."""
-    if isinstance(error, ServingError):
-        return error
-    internal = ServingError(
-        Reason.INTERNAL, "the request could not be computed", detail="".join(traceback.format_exception(error))
-    )
-    internal.__cause__ = error
-    return internal
 
 
 def refuse_the_dead(context: RequestContext) -> None:

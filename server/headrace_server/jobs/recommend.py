@@ -16,7 +16,7 @@ from time import perf_counter_ns
 
 import numpy as np
 
-from headrace_server.errors import Reason, Resource, ServingError, invalid_input
+from headrace_server.errors import Reason, Resource, ServingError, as_serving_error, invalid_input
 from headrace_server.items.batch import Item, check_ids
 from headrace_server.items.catalog import require_name
 from headrace_server.items.diversity import maximal_marginal_relevance
@@ -40,7 +40,7 @@ from headrace_server.jobs.recommend_query import (
     RecommendResult,
 )
 from headrace_server.jobs.scans import MAX_WAITING_QUERIES, Plan, Scans
-from headrace_server.jobs.submission import as_serving_error, refused
+from headrace_server.jobs.submission import refused
 from headrace_server.serving.batch import BatchObserver
 from headrace_server.serving.context import RequestContext
 

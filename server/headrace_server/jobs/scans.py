@@ -19,10 +19,10 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from headrace_server.config import BatchPolicy
+from headrace_server.errors import as_serving_error
 from headrace_server.items.filter import Filter, check_filter
 from headrace_server.items.snapshot import Hits, Selection, Snapshot
 from headrace_server.jobs.queries import Vectors
-from headrace_server.jobs.submission import as_serving_error
 from headrace_server.models.model import Row
 from headrace_server.serving import refusals
 from headrace_server.serving.batch import BatchObserver, BatchResult

@@ -20,8 +20,8 @@ from typing import Any, Protocol, TypeVar
 
 import numpy.typing as npt
 
-from headrace_server.errors import ServingError
-from headrace_server.jobs.leasing import Leases, as_serving_error, refuse_the_dead, when_leased
+from headrace_server.errors import ServingError, as_serving_error
+from headrace_server.jobs.leasing import Leases, refuse_the_dead, when_leased
 from headrace_server.jobs.queries import ModelRef
 from headrace_server.models.model import Model, Row, Task
 from headrace_server.serving.batch import RowResult
@@ -31,7 +31,7 @@ from headrace_server.serving.repository import Lease
 from headrace_server.serving.residence import ModelResting
 from headrace_server.serving.row_servable import RowServable
 
-__all__ = ["Admit", "Copies", "Finish", "Leases", "RowResult", "Submissions", "answered", "as_serving_error", "refused"]
+__all__ = ["Admit", "Copies", "Finish", "Leases", "RowResult", "Submissions", "answered", "refused"]
 
 logger = logging.getLogger(__name__)
 

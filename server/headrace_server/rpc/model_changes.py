@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from headrace.v1 import model_service_pb2 as pb
 from headrace.v1 import selector_pb2
-from headrace_server.errors import Reason, ServingError, invalid_input
+from headrace_server.errors import Reason, ServingError, invalid_input, load_failed
 from headrace_server.jobs.queries import ModelRef
 from headrace_server.rpc.codec.models import encode_model
 from headrace_server.rpc.codec.selector import decode_selector
@@ -131,11 +131,6 @@ class ModelChanges:
 
     def _loaded(self, name: str, status: ModelStatus) -> pb.LoadModelResponse:
         if status.state is ModelState.FAILED:
-            raise ServingError(
-                Reason.MODEL_FAILED,
-                f"model {name!r} version {status.version!r} could not be loaded: {status.reason}",
-                model=name,
-                version=status.version,
-            )
+            raise load_failed(name, status.version, status.reason)
         split, shadow = self._models.split(name), self._models.shadow(name)
         return pb.LoadModelResponse(model=encode_model(status, with_labels=True, split=split, shadow=shadow))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 
-from headrace_server.errors import Reason, ServingError
+from headrace_server.errors import Reason, ServingError, as_serving_error
 from headrace_server.serving import refusals
 from headrace_server.serving.batch import BatchResult, Runner, StageTimes
 from headrace_server.serving.context import RequestTrace
@@ -64,7 +63,7 @@ class BatchRun:
                 if len(result.rows) != len(group):
                     raise ValueError(f"the runner gave {len(result.rows)} results for {len(group)} rows")
             except BaseException as exc:
-                error = _as_serving_error(exc)
+                error = as_serving_error(exc)
                 if len(group) > 1 and error.reason not in _NOT_A_ROWS_FAULT:
                     middle = len(group) // 2
                     groups += [group[middle:], group[:middle]]
@@ -146,13 +145,3 @@ def _trace(group: Sequence[Entry], requests: Sequence[RequestTrace], began_ns: i
     )
     for request in requests:
         request.joined(batch)
-
-
-def _as_serving_error(exc: BaseException) -> ServingError:
-    """`exc` if it was meant for callers; else INTERNAL, with what happened kept for the log."""
-    if isinstance(exc, ServingError):
-        return exc
-    detail = "".join(traceback.format_exception(exc))
-    error = ServingError(Reason.INTERNAL, "the request could not be computed", detail=detail)
-    error.__cause__ = exc
-    return error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from headrace_server.errors import Reason, Resource, ServingError
+from headrace_server.errors import Reason, Resource, ServingError, load_failed
 from headrace_server.models.layout import version_key
 from headrace_server.serving.routing import route
 from headrace_server.serving.traffic import VersionChoices
@@ -211,12 +211,7 @@ class KnownModel:
                 model=self.name,
             )
         if entry.state is ModelState.FAILED:
-            raise ServingError(
-                Reason.MODEL_FAILED,
-                f"model {self.name!r} version {entry.version!r} could not be loaded: {entry.reason}",
-                model=self.name,
-                version=entry.version,
-            )
+            raise load_failed(self.name, entry.version, entry.reason)
         labelled = f", which label {label!r} is on," if label else ""
         raise self._not_found(f"model {self.name!r} version {entry.version!r}{labelled} is not loaded", entry.version)
 

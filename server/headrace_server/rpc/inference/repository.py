@@ -7,7 +7,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from headrace_server.errors import Reason, ServingError, invalid_input
+from headrace_server.errors import Reason, ServingError, invalid_input, load_failed
 from headrace_server.rpc.codec.checks import entry, require_text
 from headrace_server.rpc.codec.selector import MAX_NAME_BYTES
 from headrace_server.rpc.dispatch import Deferred, UnaryRpc
@@ -123,12 +123,7 @@ class RepositoryManagement:
 
 def _loaded(name: str, status: Any) -> pb.RepositoryModelLoadResponse:
     if status.state != "ready":
-        raise ServingError(
-            Reason.MODEL_FAILED,
-            f"model {name!r} version {status.version!r} could not be loaded: {status.reason}",
-            model=name,
-            version=status.version,
-        )
+        raise load_failed(name, status.version, status.reason)
     return pb.RepositoryModelLoadResponse()
 
 

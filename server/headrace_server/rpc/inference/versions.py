@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from headrace_server.errors import Reason, Resource, ServingError, invalid_input
+from headrace_server.errors import Reason, Resource, ServingError, invalid_input, load_failed
 from headrace_server.jobs.queries import ModelRef
 from headrace_server.jobs.signatures import Signature, signature_of, split_name, view_name, views_of
 from headrace_server.models.layout import version_key
@@ -57,12 +57,7 @@ def known_view(status: VersionStatus, task: Task | None) -> tuple[Model, Signatu
     model = status.model
     if model is None or status.state == "failed":
         if status.state == "failed":
-            raise ServingError(
-                Reason.MODEL_FAILED,
-                f"model {status.name!r} version {status.version!r} could not be loaded: {status.reason}",
-                model=status.name,
-                version=status.version,
-            )
+            raise load_failed(status.name, status.version, status.reason)
         raise ServingError(Reason.MODEL_LOADING, f"model {status.name!r} is not loaded", model=status.name)
     return model, signature_of(model, task)
 

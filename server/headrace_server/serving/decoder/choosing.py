@@ -13,8 +13,8 @@ import numpy as np
 
 from headrace_kernels import NothingAllowedError, RowSampling, Sampled, sample
 from headrace_server.engines.decode import Logits
-from headrace_server.errors import Reason, ServingError
-from headrace_server.serving.decoder.live_sequence import LiveSequence, as_serving_error
+from headrace_server.errors import Reason, ServingError, as_serving_error
+from headrace_server.serving.decoder.live_sequence import LiveSequence
 from headrace_server.serving.decoder.sequence import ChosenToken, SequenceRequest
 
 __all__ = ["choose_tokens", "draw", "forbidden_ends", "is_forbidden"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
 from collections.abc import Callable
 from time import perf_counter_ns
 
@@ -25,7 +24,7 @@ from headrace_server.serving.decoder.sequence import (
 from headrace_server.serving.decoder.slots import Row
 from headrace_server.serving.decoder.token_history import TokenHistory
 
-__all__ = ["LiveSequence", "as_serving_error"]
+__all__ = ["LiveSequence"]
 
 logger = logging.getLogger(__name__)
 
@@ -165,12 +164,3 @@ class LiveSequence:
             logger.exception("a listener failed at the end of its sequence", extra=self.context.timings.log_fields)
         self._when_ended(self, outcome)
         return True
-
-
-def as_serving_error(exc: BaseException, message: str) -> ServingError:
-    """`exc` if it was meant for callers; else INTERNAL with `message`, and what happened kept for the log."""
-    if isinstance(exc, ServingError):
-        return exc
-    error = ServingError(Reason.INTERNAL, message, detail="".join(traceback.format_exception(exc)))
-    error.__cause__ = exc
-    return error

@@ -23,11 +23,11 @@ import numpy as np
 
 from headrace_server.config import DecoderPolicy
 from headrace_server.engines.decode import DecodeState, Logits, Tokens
-from headrace_server.errors import Reason, ServingError
+from headrace_server.errors import Reason, ServingError, as_serving_error
 from headrace_server.serving.decoder.beams import BeamSearch
 from headrace_server.serving.decoder.choosing import choose_tokens
 from headrace_server.serving.decoder.computed_prompts import ComputedPrompts
-from headrace_server.serving.decoder.live_sequence import LiveSequence, as_serving_error
+from headrace_server.serving.decoder.live_sequence import LiveSequence
 from headrace_server.serving.decoder.observer import StepReport
 from headrace_server.serving.decoder.sequence import Finish
 from headrace_server.serving.decoder.slots import Row, Slots
