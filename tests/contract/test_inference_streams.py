@@ -17,7 +17,10 @@ from inference_client import encoded_tensor, tensors_of
 from unit.serving.model_folders import linear
 
 from headrace_server.rpc.inference import messages as pb
+from headrace_server.rpc.inference import stream as inference_stream
+from headrace_server.rpc.status import Code
 from headrace_server.rpc.streaming import WINDOW
+from headrace_server.rpc.transport.call import Status
 from headrace_server.serving.text_servable import TextServable
 
 TIMEOUT_S = 30
@@ -152,3 +155,24 @@ def test_what_is_no_message_is_told_and_the_stream_goes_on(serving: Serving) -> 
     refused, answered = call(iter([b"\xff\xff", good]), timeout=TIMEOUT_S)
     assert "well-formed" in refused.error_message
     assert answered.infer_response.id == "1"
+
+
+def test_an_answer_that_cannot_be_written_ends_the_stream_with_its_status(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unwritable = "half of a character: \ud83d"
+    monkeypatch.setattr(inference_stream, "status_of", lambda *_: Status(int(Code.NOT_FOUND), unwritable))
+    over = threading.Event()
+
+    def requests() -> Iterator[pb.ModelInferRequest]:
+        yield pb.ModelInferRequest(model_name="nobody", id="0")
+        over.wait(TIMEOUT_S)
+
+    began = time.monotonic()
+    with pytest.raises(grpc.RpcError) as ended:
+        next(stream(serving, requests()))
+    over.set()
+    assert time.monotonic() - began < TIMEOUT_S / 2  # not for its deadline
+    assert ended.value.code() is grpc.StatusCode.INTERNAL
+    assert "half of" not in ended.value.details()
+    assert dict(ended.value.trailing_metadata())["headrace-request-id"]

@@ -9,7 +9,8 @@ and between all others: `id` says whose they are, and `triton_final_response` wh
 At most WINDOW requests of a stream are open; then nothing more is read from the client. Of a generation whose
 reader is slow only text waits, as much as its max_tokens can make; a reader that takes nothing for `stall_s` loses the
 call. A request that fails says so in its answer, and the stream goes on; if the client sent `triton_grpc_error: true`,
-the first failure ends the stream with its status. A cancel ends every request.
+the first failure ends the stream with its status, and so does an answer that cannot be written. A cancel ends every
+request.
 """
 
 from __future__ import annotations
@@ -216,7 +217,10 @@ class _InferStream:
         conclude: Callable[[], None] | None = None
         with self._lock:
             while not self._ended and self._blocked % 2 == 0:
-                message = self._next()
+                try:
+                    message = self._next()
+                except Exception as error:  # an answer that cannot be written: nobody would hear of its request
+                    message = error
                 if message is None:
                     break
                 if isinstance(message, BaseException):
