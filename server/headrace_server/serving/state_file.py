@@ -3,8 +3,9 @@
     {"schema": 1, "models": {"minilm": {"labels": {"stable": "1"}, "pinned": "1", "split": {"shares": …}, …}}}
 
 A change is written beside the file, made durable, and put in its place whole; after a crash there is the old state or
-the new one. A section that an operator deletes is as if it had never been decided. What cannot be read as a whole is
-said loudly, kept beside the file under another name, and begun anew.
+the new one, and the next start removes what was being written. A section that an operator deletes is as if it had
+never been decided. What cannot be read as a whole is said loudly, kept beside the file under another name, and begun
+anew.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _SCHEMA = 1
 _MAX_BYTES = 64 * 1024 * 1024
+_UNFINISHED = ".unfinished"  # how the file ends that is being written
 
 
 class _State(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +53,7 @@ class StateFile:
         """The decisions by model, and what is wrong with the file ("": nothing). Never raises for its content."""
         if self._path is None:
             return {}, ""
+        _remove_unfinished(self._path)
         try:
             with self._path.open("rb") as file:
                 text = file.read(_MAX_BYTES + 1)
@@ -116,7 +119,7 @@ def _as_json(decisions: Decisions) -> dict[str, object]:
 
 
 def _replace(path: Path, text: bytes) -> None:
-    descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(text)
@@ -131,6 +134,24 @@ def _replace(path: Path, text: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Takes away what a process left that ended while it wrote. One server at a time keeps a state file."""
+    try:
+        left = [
+            entry for entry in path.parent.iterdir()
+            if entry.name.startswith(f".{path.name}.") and entry.name.endswith(_UNFINISHED)
+        ]  # fmt: skip
+        for entry in left:
+            entry.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        logger.warning("an unfinished state file could not be removed: %r", error)
+        return
+    if left:
+        logger.warning("removed %d state files that were never finished", len(left))
 
 
 def _not_kept(why: str, *, detail: str = "") -> ServingError:

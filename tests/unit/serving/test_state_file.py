@@ -109,3 +109,19 @@ def test_decisions_stand_over_the_file_section_by_section() -> None:
     assert (labelled.split, labelled.shadow) == (SPLIT, Shadow("3"))
     ended = Decisions().after_split(TrafficSplit()).after_shadow(None).over(file)
     assert (ended.split, ended.shadow, ended.labels) == (None, None, {"stable": "1"})
+
+
+def test_what_a_crash_left_half_written_is_gone_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "state.json", tmp_path / "state.json.unfinished"
+    StateFile(path).save({"m": EVERYTHING})
+    other.write_text("somebody's own")
+    with monkeypatch.context() as patched:  # the process ends while it writes: nothing is put in place, nothing removed
+        patched.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(os, "unlink", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            StateFile(path).save({})
+    assert len(os.listdir(tmp_path)) == 3
+    assert StateFile(path).load() == ({"m": EVERYTHING}, "")
+    assert sorted(os.listdir(tmp_path)) == ["state.json", "state.json.unfinished"]
