@@ -4,8 +4,8 @@ A call into a library that keeps the interpreter to itself, a long collection of
 core stops every thread alike: the transport's poller, the workers, this one. This one has nothing else to do, so how
 late it wakes is how long an event may have lain unseen.
 
-headrace_poller_stall_seconds    histogram of how late it woke; a stall in sleep's first part is seen shorter
-headrace_poller_longest_stall_seconds
+headrace_thread_wake_delay_seconds  histogram of how late it woke; a stall in sleep's first part is seen shorter
+headrace_thread_longest_wake_delay_seconds
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class StallMeter:
 
     def __init__(self) -> None:
         self._stalls = Histograms(
-            "headrace_poller_stall_seconds",
+            "headrace_thread_wake_delay_seconds",
             "How late a thread woke that wanted to wake every 20 ms (2 ms while a model is loaded).",
             bounds=_BOUNDS,
         )
-        self._longest = Gauges("headrace_poller_longest_stall_seconds", "The longest such delay since the start.")
+        self._longest = Gauges("headrace_thread_longest_wake_delay_seconds", "The longest such delay since the start.")
         self._watches: set[StallWatch] = set()
         self._lock = threading.Lock()
         self._awake = threading.Event()  # a watch began, or it is over
