@@ -130,7 +130,7 @@ buf: $(INSTALLED)              ## buf lint, and buf breaking against the last re
 # ---------------------------------------------------------------------------------------------------------------------
 # Matrix, distributions, benchmarks
 
-.PHONY: test-matrix test-sanitize test-aarch64 dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-recommend bench-catalog bench-generation bench-load bench-oip train-spam package-graph clean help
+.PHONY: test-matrix test-sanitize test-aarch64 dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-recommend bench-catalog bench-generation bench-load bench-oip distill-train distill-example train-spam package-graph clean help
 test-matrix: $(KERNELS)        ## transports and messages on the oldest and newest grpcio and protobuf
 	@BIN=$(BIN) bash tests/contract/run_matrix.sh
 
@@ -236,6 +236,21 @@ bench-generation: demo-models $(GENERATION_PEERS)/.installed ## text generation 
 
 bench-oip: demo-models $(TRITON)/.installed ## the Open Inference Protocol beside grpc.aio and Triton's Python backend
 	@$(BIN)/python benchmarks/bench_oip.py $(ARGS)
+
+# What trains the example's networks has an environment of its own: nothing else needs it.
+DISTILL := build/venvs/distill
+$(DISTILL)/.installed: pyproject.toml | $(INSTALLED)
+	@echo "distill: installing Keras and JAX into $(DISTILL)"
+	@$(BIN)/python -m venv --without-pip $(DISTILL)
+	@$(EXTRA) distill > $(DISTILL)/requirements.txt
+	@$(PIP) --python $(DISTILL)/bin/python install --no-compile -r $(DISTILL)/requirements.txt
+	@touch $@
+
+distill-train: $(DISTILL)/.installed ## train the networks of docs/distillation.md; those that are there are kept
+	@PYTHONPATH=docs/examples $(DISTILL)/bin/python -m fashion_mnist.train $(TRAIN_ARGS)
+
+distill-example: distill-train $(KERNELS) ## teacher, student, pruned, int8: accuracy and latency at each step
+	@PYTHONPATH=docs/examples $(BIN)/python -m fashion_mnist.measure $(ARGS)
 
 train-spam: demo-models        ## train the committed head of the text classifier again
 	@$(BIN)/python -c 'from pathlib import Path; from headrace_server.prepare.spam_training import train_spam; \

@@ -1,0 +1,223 @@
+"""Each step of docs/distillation.md as a model folder, and what it costs: size, accuracy, latency.
+
+    make distill-example            (ARGS="--rounds 9 --seconds 2")
+
+Reads the networks that train.py wrote, writes their model folders to build/distill/models, has `headrace quantize` make
+the int8 version, and prints the tables. Accuracy is of the served model: the 10,000 test pictures go over gRPC as PNG
+files. Latency in this process is of ONNX Runtime alone with one thread, the steps in turn within each round; over gRPC
+it is of a closed loop of one-picture calls to a server in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fashion_mnist.data import LABELS, Pictures, fetch_package, read_pictures
+from fashion_mnist.folders import encoded, write_calibration, write_model
+from fashion_mnist.network import Network, with_small_weights_zeroed
+from headrace_client import Client, Image, requests
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from load import machine, run_load, served  # noqa: E402  (benchmarks are no package)
+
+_CLASSIFY = "/headrace.v1.ClassificationService/Classify"
+_BATCHES = (1, 8, 32)
+_ASKED_TOGETHER = 250
+_CALIBRATION = 2_000
+_ZEROED = 0.5
+_ROUND_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One served version, and how it came about."""
+
+    title: str
+    model: str
+    version: str
+    graph: Path
+    network: Network
+
+
+def write_models(networks: Path, models: Path, num_seeds: int) -> list[Step]:
+    """The folders of every network, those of seed 0 first in the order of the page."""
+    titles = {
+        "teacher": "teacher",
+        "student-alone-0": "student, trained alone",
+        "student-distilled-0": "student, distilled",
+        "pruned-0": "distilled, channels pruned",
+    }
+    names = [*titles, *(
+        f"{kind}-{seed}" for seed in range(num_seeds)
+        for kind in ("student-alone", "student-distilled", "cut", "pruned", "small-distilled")
+        if f"{kind}-{seed}" not in titles
+    )]  # fmt: skip
+    steps = []
+    for name in names:
+        network = Network.load(networks / f"{name}.npz")
+        graph = write_model(network, models / name)
+        steps.append(Step(title=titles.get(name, ""), model=name, version="1", graph=graph, network=network))
+    student = next(step.network for step in steps if step.model == "student-distilled-0")
+    zeroed = with_small_weights_zeroed(student, _ZEROED)
+    graph = write_model(zeroed, models / "zeroed-0")
+    title = "distilled, half its weights zeroed"
+    steps.append(Step(title=title, model="zeroed-0", version="1", graph=graph, network=zeroed))
+    return steps
+
+
+def quantize(step: Step, calibration: Path) -> Step:
+    """The step's int8 version, written beside it as version 2 by `headrace quantize`."""
+    folder = step.graph.parent.parent
+    command = [
+        *(str(Path(sys.executable).with_name("headrace")), "quantize", str(folder)),
+        *("--target", "cpu", "--mode", "static", "--calib", str(calibration)),
+    ]
+    subprocess.run(command, check=True)
+    graph = next((folder / "2").rglob("*.onnx"))
+    return Step(title=f"{step.title}, int8", model=step.model, version="2", graph=graph, network=step.network)
+
+
+def accuracies(steps: Sequence[Step], models: Path, test: Pictures) -> dict[tuple[str, str], float]:
+    """The share of the test pictures that each served version names rightly, by (model, version)."""
+    pictures = [Image(picture) for picture in encoded(test.pixels)]
+    found = {}
+    with served(models, "--versions", "all") as server, Client(server.address) as client:
+        for step in steps:
+            right = 0
+            for first in range(0, len(pictures), _ASKED_TOGETHER):
+                given = pictures[first : first + _ASKED_TOGETHER]
+                answers = client.classify(step.model, given, version=step.version, top_k=1).results
+                labels = test.labels[first : first + _ASKED_TOGETHER]
+                right += sum(
+                    answer.best is not None and answer.best.label == LABELS[label]
+                    for answer, label in zip(answers, labels, strict=True)
+                )
+            found[step.model, step.version] = right / len(pictures)
+    return found
+
+
+def latencies(steps: Sequence[Step], test: Pictures, rounds: int) -> dict[str, dict[int, list[float]]]:
+    """Milliseconds a run by title and batch size, one figure a round; the steps run in turn within each round."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    sessions = {
+        step.title: onnxruntime.InferenceSession(str(step.graph), options, providers=["CPUExecutionProvider"])
+        for step in steps
+    }
+    values = test.values().transpose(0, 3, 1, 2)
+    found: dict[str, dict[int, list[float]]] = {step.title: {batch: [] for batch in _BATCHES} for step in steps}
+    for batch in _BATCHES:
+        feeds = {"image": np.ascontiguousarray(values[:batch])}
+        counts = {title: _count(partial(session.run, None, feeds)) for title, session in sessions.items()}
+        for _ in range(rounds):
+            for title, session in sessions.items():
+                began = time.perf_counter()
+                for _ in range(counts[title]):
+                    session.run(None, feeds)
+                found[title][batch].append((time.perf_counter() - began) / counts[title] * 1e3)
+    return found
+
+
+def _count(run: Callable[[], Any]) -> int:
+    """How many runs fill a round."""
+    for _ in range(3):
+        run()
+    began = time.perf_counter()
+    run()
+    return max(1, round(_ROUND_S / (time.perf_counter() - began)))
+
+
+def print_seeds(found: dict[tuple[str, str], float], num_seeds: int) -> None:
+    kinds = {
+        "student-alone": "student, trained alone",
+        "student-distilled": "student, distilled",
+        "cut": "the same, channels cut, not trained again",
+        "pruned": "the same, trained again",
+        "small-distilled": "network of the pruned size, distilled from scratch",
+    }
+    print(f"\n{num_seeds} seeds, accuracy on the test pictures in %: mean (lowest–highest)\n")
+    for kind, title in kinds.items():
+        figures = [found[f"{kind}-{seed}", "1"] * 100 for seed in range(num_seeds)]
+        print(f"  {title:52} {statistics.mean(figures):.2f} ({min(figures):.2f}–{max(figures):.2f})")
+
+
+def print_steps(
+    steps: Sequence[Step],
+    found: dict[tuple[str, str], float],
+    times: dict[str, dict[int, list[float]]],
+    served_at: dict[str, tuple[float, float, float]],
+) -> None:
+    print("\n| step | parameters | file KB | accuracy % | B1 µs | B8 µs | B32 µs | p50 µs over gRPC | calls/s of 8 |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for step in steps:
+        runs = " | ".join(
+            f"{statistics.median(times[step.title][batch]) * 1e3:.0f} ({min(times[step.title][batch]) * 1e3:.0f}–"
+            f"{max(times[step.title][batch]) * 1e3:.0f})"
+            for batch in _BATCHES
+        )
+        p50, _, rate = served_at[step.title]
+        print(
+            f"| {step.title} | {step.network.num_parameters} | {step.graph.stat().st_size / 1e3:.0f} "
+            f"| {found[step.model, step.version] * 100:.2f} | {runs} | {p50 * 1e3:.0f} | {rate:.0f} |"
+        )
+
+
+def loads(steps: Sequence[Step], models: Path, test: Pictures, seconds: float) -> dict[str, tuple[float, float, float]]:
+    """By title: p50 and p99 in ms of one call in flight, and calls/s with eight."""
+    picture = Image(next(encoded(test.pixels[:1])))
+    found = {}
+    with served(models, "--versions", "all") as server:
+        for step in steps:
+            request = requests.classify_request(step.model, picture, version=step.version).SerializeToString()
+            alone = run_load(server.address, _CLASSIFY, request, concurrency=1, seconds=seconds)
+            together = run_load(server.address, _CLASSIFY, request, concurrency=8, seconds=seconds)
+            found[step.title] = (alone.p50_ms, alone.p99_ms, together.calls_per_s)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, default=ROOT / "build" / "cache")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "distill")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=1.5)
+    arguments = parser.parse_args()
+    _, validation, test = read_pictures(fetch_package(arguments.cache))
+    models: Path = arguments.out / "models"
+    if models.exists():
+        shutil.rmtree(models)
+    steps = write_models(arguments.out / "networks", models, arguments.seeds)
+    pruned = next(step for step in steps if step.model == "pruned-0")
+    steps.append(quantize(pruned, write_calibration(validation, arguments.out / "calibration", _CALIBRATION)))
+    shown = [step for step in steps if step.title]
+    found = accuracies(steps, models, test)
+    times = latencies(shown, test, arguments.rounds)
+    served_at = loads(shown, models, test, arguments.seconds)
+    print(machine())
+    print_seeds(found, arguments.seeds)
+    print_steps(shown, found, times, served_at)
+    record = {f"{model}/{version}": share for (model, version), share in found.items()}
+    (arguments.out / "accuracy.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
