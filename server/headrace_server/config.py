@@ -168,7 +168,7 @@ class EngineOptions:
     precision: str = "auto"  # auto | fp32 | bf16 | fp16 | int8
     num_workers: int = 0  # 0: from the ThreadBudget
     intra_op_threads: int = 0  # 0: from the ThreadBudget
-    cache: Path | None = None  # directory that keeps what `auto` measured; None: it ends with the process
+    cache: Path | None = None  # directory that keeps what was measured and built; None: it ends with the process
     cuda: CudaOptions = field(default_factory=CudaOptions)
     tensorrt: TensorRtOptions = field(default_factory=TensorRtOptions)
 

@@ -20,6 +20,8 @@ from headrace_client.results import (
     Classification,
     Classifications,
     Embeddings,
+    EngineCandidate,
+    EngineChoice,
     InputUsage,
     LabelScore,
     ModelInfo,
@@ -150,7 +152,27 @@ def model_info(message: model_service_pb2.Model) -> ModelInfo:
         ready_time=message.ready_time.ToDatetime(UTC) if message.HasField("ready_time") else None,
         notes=tuple(message.notes),
         quantization=_quantization(message.quantization) if message.HasField("quantization") else None,
+        provider=message.engine.provider,
+        nodes_by_provider=dict(message.engine.nodes_by_provider),
+        engine_choice=_engine_choice(message.engine.choice) if message.engine.HasField("choice") else None,
     )
+
+
+def _engine_choice(message: model_service_pb2.EngineChoice) -> EngineChoice:
+    candidates = tuple(
+        EngineCandidate(
+            device=each.device,
+            precision=each.precision,
+            verdict=model_service_pb2.EngineVerdict.Name(each.verdict).removeprefix("ENGINE_VERDICT_").lower(),
+            reason=each.reason,
+            speedup=each.speedup,
+            run_times_s=tuple(time.ToTimedelta().total_seconds() for time in each.run_times),
+            min_cosine=each.min_cosine,
+            max_error=each.max_error,
+        )
+        for each in message.candidates
+    )
+    return EngineChoice(message.reason, tuple(message.shapes), candidates, message.cached)
 
 
 def _quantization(message: model_service_pb2.Quantization) -> Quantization:

@@ -13,6 +13,8 @@ __all__ = [
     "Classification",
     "Classifications",
     "Embeddings",
+    "EngineCandidate",
+    "EngineChoice",
     "InputUsage",
     "LabelScore",
     "ModelInfo",
@@ -178,6 +180,36 @@ class Quantization:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineCandidate:
+    """An engine that was tried for a version. Figures are 0 or empty where it was not measured.
+
+    verdict     "chosen", "slower", "disagrees", "unavailable", "not_measured"; `reason` says why
+    speedup     how many times as fast as the CPU provider
+    run_times_s of the shortest run, by batch
+    min_cosine  of a row's answer with the CPU provider's; `max_error` relative to the largest value
+    """
+
+    device: str
+    precision: str
+    verdict: str
+    reason: str
+    speedup: float
+    run_times_s: tuple[float, ...]
+    min_cosine: float
+    max_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """How the server chose what runs a version. `cached`: at an earlier load."""
+
+    reason: str
+    shapes: tuple[str, ...]
+    candidates: tuple[EngineCandidate, ...]
+    cached: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """One version of a model as the server describes it. `class_labels` is empty in lists.
 
@@ -185,6 +217,8 @@ class ModelInfo:
     traffic_weight      in the model's split; 0: none
     shadow_sample_rate  share of the requests of which it gets a copy; 0: none
     quantization        of versions that `headrace quantize` made
+    provider            of the runtime, that executes it; `nodes_by_provider` where there are several
+    engine_choice       where what runs it was left to the server
     """
 
     name: str
@@ -212,3 +246,6 @@ class ModelInfo:
     ready_time: datetime | None = None
     notes: tuple[str, ...] = ()
     quantization: Quantization | None = None
+    provider: str = ""
+    nodes_by_provider: Mapping[str, int] = field(default_factory=dict)
+    engine_choice: EngineChoice | None = None

@@ -9,9 +9,12 @@ from typing import Annotated
 
 import typer
 
+from headrace_server.cli.engine_cache import engine_cache as engine_cache_directory
 from headrace_server.cli.faults import FAILURE, fail, plain_failures, preparing
 from headrace_server.cli.management import AUTO, OFF, kept_state, management_address
 from headrace_server.cli.serve import (
+    Device,
+    EngineCache,
     IdleUnloadS,
     LogFormat,
     LogLevel,
@@ -29,6 +32,7 @@ from headrace_server.cli.serve import (
 from headrace_server.config import (
     AdminOptions,
     CatalogOptions,
+    EngineOptions,
     LifecycleOptions,
     ManagementOptions,
     ServerConfig,
@@ -134,6 +138,8 @@ def run(
     management: Management = AUTO,
     management_on_data_port: ManagementOnDataPort = False,
     catalogs: Catalogs = None,
+    device: Device = "auto",
+    engine_cache: EngineCache = AUTO,
     versions: Versions = _LIFECYCLE.versions,
     poll_s: PollS = _LIFECYCLE.poll_s,
     state: State = OFF,
@@ -163,6 +169,7 @@ def run(
         config = ServerConfig(
             repository=directory,
             catalogs=CatalogOptions(directory=_catalogs(directory, catalogs)),
+            engine=EngineOptions(device=device, cache=engine_cache_directory(engine_cache)),
             transport=TransportOptions(listen=(listen,)),
             admin=AdminOptions(listen=admin_address(admin)),
             lifecycle=LifecycleOptions(

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace_server.cli.engine_cache import engine_cache as engine_cache_directory
 from headrace_server.cli.faults import FAILURE, plain_failures
+from headrace_server.cli.management import AUTO
+from headrace_server.cli.serve import EngineCache
 
 if TYPE_CHECKING:
+    from headrace_server.engines.choice import EngineChoice
     from headrace_server.models.generation import GenerationSpec
+    from headrace_server.models.model import Model
     from headrace_server.models.quantization_report import QuantizationReport
     from headrace_server.models.report import InspectReport, ModelReport
 
@@ -25,12 +31,16 @@ _SHOWN_LABELS = 5
 def inspect(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Models, or one model's folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="For programs, labels and digests included.")] = False,
+    engine_cache: EngineCache = AUTO,
 ) -> None:
     """Say what DIR holds, how it is read, and what would be done. Exit status 1 where a model cannot be served."""
     with plain_failures():
+        from headrace_server.config import EngineOptions
+        from headrace_server.models.load import LoadDefaults
         from headrace_server.models.report import inspect_folder
 
-        report = inspect_folder(directory)
+        defaults = LoadDefaults(engine=EngineOptions(cache=engine_cache_directory(engine_cache)))
+        report = inspect_folder(directory, defaults)
     if as_json:
         json.dump({"models": [_fields(each) for each in report.versions], "notes": report.notes}, sys.stdout, indent=2)
         print()
@@ -78,6 +88,7 @@ def _lines(each: ModelReport) -> list[str]:
         lines += _quantization_lines(model.quantization)
     lines += [
         f"would run   on device {engine.device}, precision {engine.precision}, {beside}",
+        *_engine_lines(model),
         f"files       {len(model.files)}, {size / 1e6:.1f} MB, SHA-256 {model.digest[:16]}…",
     ]
     return lines + [f"note        {note}" for note in model.notes]
@@ -92,6 +103,36 @@ def _quantization_lines(report: QuantizationReport) -> list[str]:
         f"quality     {figures or 'not measured'}",
         f"promotion   {standing or 'it may serve'}",
     ]
+
+
+def _engine_lines(model: Model) -> list[str]:
+    """Among whom `auto` would choose, and what it chose earlier; nothing where there is no choice."""
+    candidates, choice = _candidates(model)
+    if len(candidates) < 2:
+        return []
+    named = ", ".join(f"{device} {precision}" for device, precision in candidates)
+    if choice is None:
+        return [f"candidates  {named}: measured at the first load"]
+    return [f"candidates  {named}", f"chosen      {choice.reason}, measured earlier"] + [
+        f"            {each}" for each in choice.candidates
+    ]
+
+
+def _candidates(model: Model) -> tuple[Sequence[tuple[str, str]], EngineChoice | None]:
+    from headrace_server.config import ThreadBudget
+    from headrace_server.engines.device_policy import find_candidates, known_choice
+    from headrace_server.models.onnx_header import read_onnx_header
+
+    if model.generator is not None or model.graph.suffix != ".onnx":
+        return (), None
+    header = read_onnx_header(model.graph)
+    candidates = find_candidates(header, model.engine.device, model.engine.precision)
+    return candidates, known_choice(model, header, ThreadBudget())
+
+
+def _choice_fields(model: Model) -> dict[str, Any] | None:
+    _, choice = _candidates(model)
+    return None if choice is None else asdict(choice)
 
 
 def _generator_lines(spec: GenerationSpec) -> list[str]:
@@ -153,7 +194,8 @@ def _fields(each: ModelReport) -> dict[str, Any]:
         "max_length": model.max_length,
         "prompts": dict(model.prompts),
         "features": [asdict(column) for column in model.features],
-        "engine": asdict(model.engine),
+        "engine": asdict(model.engine) | {"cache": str(model.engine.cache or "")},
+        "engine_choice": _choice_fields(model),
         "batching": asdict(model.batching),
         "generator": _generator_fields(None if model.generator is None else model.generator.spec),
         "files": [asdict(file) for file in model.files],

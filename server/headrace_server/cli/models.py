@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace_server.cli.faults import USAGE, fail, plain_failures
-from headrace_server.cli.models_text import models_table, statistics_table, traffic_text
+from headrace_server.cli.models_text import engine_text, models_table, statistics_table, traffic_text
 
 if TYPE_CHECKING:
     from headrace_client import Client, RollbackRule
@@ -49,12 +49,13 @@ def list_(
     as_json: AsJson = False,
     timeout_s: TimeoutS = 30,
 ) -> None:
-    """Every version: its state, its labels, its share of the traffic, and what there is to say of it."""
+    """Every version: its state, its labels, its share of the traffic; of one model also how its engine was chosen."""
     with _client(address, timeout_s) as client:
         found = [info for info in client.models() if name in ("", info.name)]
     if name and not found:
         raise fail(f"model {name!r} is not in the repository")
-    _show(found, as_json, lambda: models_table(found))
+    detail = engine_text(found) if name else ""
+    _show(found, as_json, lambda: "\n\n".join(part for part in (models_table(found), detail) if part))
 
 
 @models.command()

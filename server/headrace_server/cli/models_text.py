@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import shutil
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from headrace_server.cli.tables import table
 
 if TYPE_CHECKING:
     from headrace_client import ModelInfo, ModelStatistics, RollbackRule, Traffic
 
-__all__ = ["models_table", "statistics_table", "traffic_text"]
-
-_WIDE = 400  # columns where no terminal says how many
+__all__ = ["engine_text", "models_table", "statistics_table", "traffic_text"]
 
 
 def models_table(infos: Iterable[ModelInfo]) -> str:
@@ -35,7 +32,27 @@ def models_table(infos: Iterable[ModelInfo]) -> str:
                 info.state_reason,
             )
         )
-    return _table(("model", "version", "state", "", "labels", "traffic", "engine", "why"), rows)
+    return table(("model", "version", "state", "", "labels", "traffic", "engine", "why"), rows)
+
+
+def engine_text(infos: Iterable[ModelInfo]) -> str:
+    """How the engines of versions were chosen, where that was left to the server; "" where it was of none."""
+    lines = []
+    for info in infos:
+        if info.nodes_by_provider:
+            nodes = ", ".join(f"{count} on {name}" for name, count in info.nodes_by_provider.items())
+            lines.append(f"{info.name}/{info.version}: graph nodes {nodes}")
+        choice = info.engine_choice
+        if choice is None:
+            continue
+        lines.append(f"{info.name}/{info.version}: {choice.reason}{' (measured earlier)' if choice.cached else ''}")
+        for each in choice.candidates:
+            times = (f"{seconds * 1e3:.2f} ms" for seconds in each.run_times_s)
+            runs = (f"{time} for {shape}" for shape, time in zip(choice.shapes, times, strict=False))
+            figures = [f"{each.speedup:.2f}×, cosine {each.min_cosine:.5f}"] if each.min_cosine else []
+            said = [each.verdict.replace("_", " "), *figures, *runs, *([each.reason] if each.reason else [])]
+            lines.append(f"  {each.device} {each.precision}: {'; '.join(said)}")
+    return "\n".join(lines)
 
 
 def statistics_table(found: Iterable[ModelStatistics]) -> str:
@@ -57,7 +74,7 @@ def statistics_table(found: Iterable[ModelStatistics]) -> str:
             )
         )
     columns = ("model", "version", "answered", "failed", "rows/run")
-    text = _table(
+    text = table(
         (*columns, "ms", "queue", "preprocess", "infer", "postprocess", "last (UTC)"), rows, numbers=range(2, 10)
     )
     for each in found:
@@ -93,21 +110,3 @@ def _rule(rule: RollbackRule) -> str:
     else:
         limit = f"over {rule.max_disagreement or 0:.1%} disagreement"
     return f"rolls back {limit} in {rule.window_s:g} s, from {rule.min_requests} requests"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] = ()) -> str:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    right = set(numbers)
-    table = Table(box=None, pad_edge=False, header_style="")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))  # as it is: a reason may hold what looks like markup
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDE
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
-    console.print(table)
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
+from headrace_server.cli.engine_cache import engine_cache as engine_cache_directory
 from headrace_server.cli.faults import USAGE, fail, plain_failures
 from headrace_server.cli.management import AUTO, kept_state, management_address
 from headrace_server.config import (
@@ -77,8 +78,14 @@ TlsKey = Annotated[Path | None, _option("TLS_KEY", "Its private key, PEM.", _LIS
 TlsClientCa = Annotated[Path | None, _option(
     "TLS_CLIENT_CA", "Authorities whose client certificates are required, PEM.", _LISTENERS)]
 Reflection = Annotated[bool, _option("REFLECTION", "Tell callers the API by reflection.", _LISTENERS)]
-Device = Annotated[str, _option("DEVICE", "auto, cpu, openvino, cuda[:n] or tensorrt[:n].", _ENGINES)]
-Precision = Annotated[str, _option("PRECISION", "auto, fp32, bf16, fp16 or int8.", _ENGINES)]
+Device = Annotated[str, _option(
+    "DEVICE", "cpu, openvino, cuda[:n] or tensorrt[:n]; auto: what is there is measured at load, the fastest serves.",
+    _ENGINES)]
+Precision = Annotated[str, _option(
+    "PRECISION", "fp32, bf16, fp16 or int8; auto: what the device computes fastest with the same answers.", _ENGINES)]
+EngineCache = Annotated[str, _option(
+    "ENGINE_CACHE", "Directory that keeps what was measured and built, or off. auto: headrace/engines in the user's "
+    "cache directory.", _ENGINES, metavar="DIR")]
 Workers = Annotated[int, _option("WORKERS", "Engine runs in flight a model; 0: one a core.", _ENGINES)]
 IntraOpThreads = Annotated[int, _option(
     "INTRA_OP_THREADS", "Threads inside one run; 0: cores ÷ workers.", _ENGINES)]
@@ -138,6 +145,7 @@ def serve(
     reflection: Reflection = True,
     device: Device = "auto",
     precision: Precision = "auto",
+    engine_cache: EngineCache = AUTO,
     workers: Workers = 0,
     intra_op_threads: IntraOpThreads = 0,
     max_batch_size: MaxBatchSize = _BATCHING.max_batch_size,
@@ -167,7 +175,7 @@ def serve(
         config = ServerConfig(
             repository=directory,
             threads=ThreadBudget(num_workers=workers, intra_op_threads=intra_op_threads),
-            engine=EngineOptions(device=device, precision=precision),
+            engine=EngineOptions(device=device, precision=precision, cache=engine_cache_directory(engine_cache)),
             batching=BatchPolicy(
                 max_batch_size=max_batch_size, max_delay_ms=max_delay_ms, max_queue_rows=max_queue_rows
             ),

@@ -27,6 +27,8 @@ def summary(directory: Path, statuses: Sequence[ModelStatus], notes: Iterable[st
             serving = "serves" if status.serving else "answers when its version is named"
             serving += f" (held: {status.held_because})" if status.held_because else ""
             lines.append(f"      {engine.precision} on {engine.device} ({engine.provider}), {runs}; {serving}")
+            if engine.choice is not None:
+                lines.append(f"      {engine.choice.reason}{', measured earlier' if engine.choice.cached else ''}")
         lines += [f"      {note}" for note in status.model.notes]
     lines += [f"  note: {note}" for note in notes]
     return "\n".join(lines)

@@ -26,17 +26,18 @@ from headrace_server.engines.choice_cache import ChoiceCache, choice_key
 from headrace_server.engines.chosen import ChosenEngine
 from headrace_server.engines.cpu_machine import find_cpu
 from headrace_server.engines.cuda_devices import find_cuda
+from headrace_server.engines.installed import installed_version
 from headrace_server.engines.measurement import Candidate, Measurement, Open
 from headrace_server.engines.onnx_openvino import installed_openvino, openvino_precisions
-from headrace_server.engines.onnx_session import available_providers, load_runtime
 from headrace_server.errors import ServingError
 from headrace_server.models.model import Model
 from headrace_server.models.onnx_header import OnnxHeader
 
-__all__ = ["choose_engine", "find_candidates"]
+__all__ = ["choose_engine", "find_candidates", "known_choice"]
 
 logger = logging.getLogger(__name__)
 
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino")
 _measuring = threading.Lock()  # two at once would measure each other
 
 
@@ -49,12 +50,13 @@ def find_candidates(header: OnnxHeader | None, device: str, precision: str) -> t
         return (("tensorrt:0" if device == "auto" else device, precision),)
     weights = header.precision or "fp32"
     plain = ("cpu" if device == "auto" else device, precision)
-    if device not in ("auto", "openvino") or any(value.type_name.startswith("string") for value in header.inputs):
+    has_strings = any(value.spec is None or value.spec.dtype == "string" for value in header.inputs)
+    if device not in ("auto", "openvino") or has_strings or (device == "openvino" and not installed_openvino()):
         return (plain,)
     found: list[Candidate] = [("cpu", weights)] if device == "auto" else []
-    if device == "openvino" or installed_openvino():
+    if installed_openvino():
         found += [("openvino", each) for each in reversed(openvino_precisions(weights))]
-    if device == "auto" and (find_cuda().devices or "CUDAExecutionProvider" in available_providers()):
+    if device == "auto" and (find_cuda().devices or installed_version("onnxruntime-gpu")):
         found.append(("cuda:0", weights))
     wanted = tuple(each for each in found if precision in ("auto", each[1]))
     return wanted or (plain,)
@@ -68,7 +70,7 @@ def choose_engine(
     raises  ServingError as the CPU's opener, where the reference itself does not load; DEVICE_UNAVAILABLE where no
             candidate may serve
     """
-    cache = ChoiceCache(model.engine.cache)
+    cache = _cache(model)
     question = _question(model, candidates, threads)
     key = choice_key(question) if model.digest else ""
     kept = cache.find(key) if key else None
@@ -84,6 +86,20 @@ def choose_engine(
     if key and choice.shapes and all(each.verdict is not Verdict.UNAVAILABLE for each in choice.candidates):
         cache.keep(key, choice, question)
     return ChosenEngine(engine, choice)
+
+
+def known_choice(model: Model, header: OnnxHeader | None, budget: ThreadBudget) -> EngineChoice | None:
+    """What was chosen for the model earlier, as it would be asked for now; None where that would be measured."""
+    candidates = find_candidates(header, model.engine.device, model.engine.precision)
+    if len(candidates) == 1 or not model.digest:
+        return None
+    question = _question(model, candidates, budget.for_engine(model.engine))
+    return _cache(model).find(choice_key(question))
+
+
+def _cache(model: Model) -> ChoiceCache:
+    directory = model.engine.cache
+    return ChoiceCache(None if directory is None else directory / "choices")
 
 
 def _open_kept(model: Model, kept: EngineChoice, open_: Open) -> Engine | None:
@@ -114,7 +130,7 @@ def _question(model: Model, candidates: Sequence[Candidate], threads: ThreadBudg
             hashlib.sha256(" ".join(sorted(cpu.flags)).encode()).hexdigest(),
         ],
         "gpus": gpus,
-        "runtimes": [load_runtime().__version__, installed_openvino()],
+        "runtimes": [installed_version(each) for each in _RUNTIMES],
         "threads": [threads.num_workers, threads.intra_op_threads],
         "rows": model.batching.max_batch_size,
     }

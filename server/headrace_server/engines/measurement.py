@@ -10,7 +10,7 @@ from headrace_server.engines.choice import CandidateReport, EngineChoice, Verdic
 from headrace_server.engines.comparison import MAX_ERROR, MIN_COSINE
 from headrace_server.engines.devices import device_unavailable
 from headrace_server.engines.onnx import is_batch_invariant
-from headrace_server.engines.sample_batches import sample_batches
+from headrace_server.engines.sample_batches import SampleBatch, sample_batches
 from headrace_server.engines.trial import Trial
 from headrace_server.errors import ServingError
 from headrace_server.models.model import Model
@@ -38,12 +38,12 @@ class Measurement:
         self._reference = open_(*self._plain)
         try:
             one_by_one = not is_batch_invariant(header)
-            batches = sample_batches(model, self._reference.inputs, one_by_one=one_by_one)
-            self._trial = Trial(self._reference, batches)
+            self._trial = Trial(self._reference, _batches(model, self._reference, one_by_one))
         except BaseException:
             self._reference.close()
             raise
         self._best: tuple[Engine, Candidate, float] | None = None
+        self._refusals: list[ServingError] = []
         self._reports: dict[Candidate, CandidateReport] = {}
 
     def result(self) -> tuple[Engine, EngineChoice]:
@@ -53,7 +53,10 @@ class Measurement:
             if why_not and self._may_keep:
                 return self._stay(why_not)
             for candidate in self._candidates:
-                self._report(candidate)
+                if self._trial.seconds or candidate[1] == self._plain[1]:
+                    self._report(candidate)
+                else:  # nothing shows that its answers are right
+                    self._reports[candidate] = _unmeasured(candidate, why_not)
             return self._end()
         except BaseException:
             self._reference.close()
@@ -64,15 +67,15 @@ class Measurement:
     def _reason_to_stay(self) -> str:
         seconds = self._trial.seconds
         if not seconds:
-            return "no input can be made up for this model, so nothing is measured: the CPU provider"
+            return "no input can be made up for this model, so nothing is measured: its own precision"
         if seconds[0] < _SHORT_S:
-            return f"a run of {seconds[0] * 1e6:.0f} µs is too short to gain elsewhere: the CPU provider"
+            return f"a run of {seconds[0] * 1e6:.0f} µs on the CPU provider is too short to gain elsewhere"
         return ""
 
     def _stay(self, reason: str) -> tuple[Engine, EngineChoice]:
         for candidate in self._candidates:
-            verdict = Verdict.CHOSEN if candidate == self._plain else Verdict.NOT_MEASURED
-            self._reports[candidate] = CandidateReport(device=candidate[0], precision=candidate[1], verdict=verdict)
+            self._reports[candidate] = _unmeasured(candidate, "")
+        self._reports[self._plain] = replace(self._reports[self._plain], verdict=Verdict.CHOSEN)
         return self._reference, EngineChoice(reason=reason, candidates=tuple(self._reports.values()))
 
     def _report(self, candidate: Candidate) -> None:
@@ -92,6 +95,7 @@ class Measurement:
         try:
             engine = self._open(device, precision)
         except ServingError as error:
+            self._refusals.append(error)
             self._reports[candidate] = replace(report, verdict=Verdict.UNAVAILABLE, reason=error.message)
             return
         try:
@@ -138,11 +142,17 @@ class Measurement:
         if self._best is not None:
             engine, chosen, speedup = self._best
             self._reference.close()
-            reason = f"{chosen[0]} in {chosen[1]} takes 1/{speedup:.2f} of the CPU provider's time"
+            reason = (
+                f"{chosen[0]} in {chosen[1]} is {speedup:.2f} times as fast as the CPU provider"
+                if speedup
+                else self._reason_to_stay()
+            )
         elif self._may_keep:
             engine, chosen = self._reference, self._plain
             reason = "nothing is a tenth faster than the CPU provider"
         else:
+            if self._refusals:
+                raise self._refusals[0]
             failure = next(each for each in self._reports.values() if each.failed)
             raise device_unavailable(
                 failure.device,
@@ -157,3 +167,15 @@ class Measurement:
 
 def _milliseconds(seconds: Sequence[float]) -> tuple[float, ...]:
     return tuple(round(each * 1e3, 4) for each in seconds)
+
+
+def _batches(model: Model, reference: Engine, one_by_one: bool) -> list[SampleBatch]:
+    try:
+        return sample_batches(model, reference.inputs, one_by_one=one_by_one)
+    except ServingError:  # its own way from input to tensor does not take them
+        return []
+
+
+def _unmeasured(candidate: Candidate, reason: str) -> CandidateReport:
+    device, precision = candidate
+    return CandidateReport(device=device, precision=precision, verdict=Verdict.NOT_MEASURED, reason=reason)

@@ -11,9 +11,7 @@ padded to multiples.
 
 from __future__ import annotations
 
-import functools
 import importlib
-import importlib.metadata
 import json
 import threading
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from typing import Any
 
 from headrace_server.engines.cpu_machine import find_cpu
 from headrace_server.engines.devices import device_unavailable
+from headrace_server.engines.installed import installed_version
 from headrace_server.engines.onnx import OnnxEngine, is_batch_invariant, map_columns
 from headrace_server.engines.onnx_session import CPU, load_runtime
 from headrace_server.engines.request import EngineRequest
@@ -46,13 +45,9 @@ class _Plugin:
     version: str
 
 
-@functools.cache
 def installed_openvino() -> str:
     """Version of the installed plugin; "" where there is none. Loads nothing."""
-    try:
-        return importlib.metadata.version(_DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return installed_version(_DISTRIBUTION)
 
 
 def openvino_precisions(weights: str) -> tuple[str, ...]:

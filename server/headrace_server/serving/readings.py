@@ -41,6 +41,18 @@ def model_readings(repository: Repository) -> Iterator[Reading]:
             names = ("engine", "runtime_version", "device", "provider", "precision")
             labels = tuple((name, str(engine[name])) for name in names)
             yield Reading("headrace_model_info", "What runs a version.", (*version_of, *labels), 1)
+            for failure in () if status.engine.choice is None else status.engine.choice.failures:
+                yield Reading(
+                    "headrace_engine_fallback_total",
+                    "Engines that `auto` would have tried or used for a version, and could not.",
+                    (
+                        *version_of,
+                        ("device", failure.device),
+                        ("precision", failure.precision),
+                        ("verdict", failure.verdict.value),
+                    ),
+                    1,
+                )
     for (model, outcome), count in repository.num_loads().items():
         outcome_of = (("model", model), ("outcome", outcome))
         yield Reading("headrace_model_loads_total", "Loads that have ended, by how they ended.", outcome_of, count)

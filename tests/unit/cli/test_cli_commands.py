@@ -13,7 +13,7 @@ from unit.models.small_models import write_classifier, write_folder
 
 from headrace_server.cli import running
 from headrace_server.cli.app import app
-from headrace_server.config import LifecycleOptions, ManagementOptions, ServerConfig, TracingOptions
+from headrace_server.config import EngineOptions, LifecycleOptions, ManagementOptions, ServerConfig, TracingOptions
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_options_become_the_configuration(configured: list[tuple[ServerConfig, d
         "--tls-client-ca", "a", "--management", "unix:/tmp/m.sock", "--management-on-data-port",
         "--versions", "latest:2", "--log-slow-s", "0.5",
         "--poll-s", "5", "--state", "off", "--memory-budget-mb", "900", "--idle-unload-s", "60",
-        "--trace-endpoint", "http://collector:4318", "--trace-sample-ratio", "0.5",
+        "--trace-endpoint", "http://collector:4318", "--trace-sample-ratio", "0.5", "--engine-cache", "off",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     ((config, more),) = configured
@@ -51,7 +51,7 @@ def test_options_become_the_configuration(configured: list[tuple[ServerConfig, d
     assert transport.tls is not None
     assert transport.tls.client_authorities == Path("a")
     assert config.admin.listen is None
-    assert (config.engine.device, config.engine.precision) == ("cpu", "int8")
+    assert config.engine == EngineOptions(device="cpu", precision="int8")
     assert (config.threads.num_workers, config.threads.intra_op_threads) == (3, 2)
     batching = config.batching
     assert (batching.max_batch_size, batching.max_delay_ms, batching.max_queue_rows) == (4, 1.5, 9)
@@ -63,9 +63,13 @@ def test_options_become_the_configuration(configured: list[tuple[ServerConfig, d
 
 
 def test_defaults_are_those_of_the_configuration(configured: list[tuple[ServerConfig, dict[str, Any]]]) -> None:
-    assert run("serve", "models").exit_code == 0
+    assert run("serve", "models", XDG_CACHE_HOME="/cache").exit_code == 0
     ((config, more),) = configured
-    assert config == ServerConfig(repository=Path("models"), management=ManagementOptions(listen="127.0.0.1:50052"))
+    assert config == ServerConfig(
+        repository=Path("models"),
+        management=ManagementOptions(listen="127.0.0.1:50052"),
+        engine=EngineOptions(cache=Path("/cache/headrace/engines")),
+    )
     assert more == {"port_file": None, "strict": False, "remark": ""}
 
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from headrace.v1 import model_service_pb2 as pb
 from headrace.v1 import selector_pb2, tensor_pb2
 from headrace_server.engines.base import EngineInfo
+from headrace_server.engines.choice import CandidateReport, EngineChoice, Verdict
 from headrace_server.models.model import Model, Task
 from headrace_server.models.quantization_report import QuantizationReport
 from headrace_server.models.signature import TensorSpec
@@ -51,6 +52,15 @@ _COLUMN_TYPES = MappingProxyType(
         "float": tensor_pb2.DATA_TYPE_FLOAT64,
         "int": tensor_pb2.DATA_TYPE_INT64,
         "bool": tensor_pb2.DATA_TYPE_BOOL,
+    }
+)
+_VERDICTS = MappingProxyType(
+    {
+        Verdict.CHOSEN: pb.ENGINE_VERDICT_CHOSEN,
+        Verdict.SLOWER: pb.ENGINE_VERDICT_SLOWER,
+        Verdict.DISAGREES: pb.ENGINE_VERDICT_DISAGREES,
+        Verdict.UNAVAILABLE: pb.ENGINE_VERDICT_UNAVAILABLE,
+        Verdict.NOT_MEASURED: pb.ENGINE_VERDICT_NOT_MEASURED,
     }
 )
 
@@ -137,6 +147,31 @@ def _engine(info: EngineInfo) -> pb.EngineInfo:
         precision=info.precision,
         num_threads=info.num_threads,
         num_workers=info.num_workers,
+        batch_dependent=not info.batch_invariant,
+        nodes_by_provider=dict(info.nodes_by_provider),
     )
     message.load_time.FromMicroseconds(int(info.load_time_ms * 1000))
+    if info.choice is not None:
+        message.choice.CopyFrom(_choice(info.choice))
+    return message
+
+
+def _choice(choice: EngineChoice) -> pb.EngineChoice:
+    message = pb.EngineChoice(reason=choice.reason, shapes=choice.shapes, cached=choice.cached)
+    message.candidates.extend(map(_candidate, choice.candidates))
+    return message
+
+
+def _candidate(report: CandidateReport) -> pb.EngineCandidate:
+    message = pb.EngineCandidate(
+        device=report.device,
+        precision=report.precision,
+        verdict=_VERDICTS[report.verdict],
+        reason=report.reason,
+        speedup=report.speedup,
+        min_cosine=report.min_cosine,
+        max_error=report.max_error,
+    )
+    for latency_ms in report.latency_ms:
+        message.run_times.add().FromNanoseconds(round(latency_ms * 1e6))
     return message

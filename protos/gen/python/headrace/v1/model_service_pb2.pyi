@@ -40,6 +40,15 @@ class InputKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INPUT_KIND_FEATURES: _ClassVar[InputKind]
     INPUT_KIND_RAW: _ClassVar[InputKind]
     INPUT_KIND_TENSORS: _ClassVar[InputKind]
+
+class EngineVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ENGINE_VERDICT_UNSPECIFIED: _ClassVar[EngineVerdict]
+    ENGINE_VERDICT_CHOSEN: _ClassVar[EngineVerdict]
+    ENGINE_VERDICT_SLOWER: _ClassVar[EngineVerdict]
+    ENGINE_VERDICT_DISAGREES: _ClassVar[EngineVerdict]
+    ENGINE_VERDICT_UNAVAILABLE: _ClassVar[EngineVerdict]
+    ENGINE_VERDICT_NOT_MEASURED: _ClassVar[EngineVerdict]
 TASK_UNSPECIFIED: Task
 TASK_CLASSIFY: Task
 TASK_EMBED: Task
@@ -61,6 +70,12 @@ INPUT_KIND_AUDIO: InputKind
 INPUT_KIND_FEATURES: InputKind
 INPUT_KIND_RAW: InputKind
 INPUT_KIND_TENSORS: InputKind
+ENGINE_VERDICT_UNSPECIFIED: EngineVerdict
+ENGINE_VERDICT_CHOSEN: EngineVerdict
+ENGINE_VERDICT_SLOWER: EngineVerdict
+ENGINE_VERDICT_DISAGREES: EngineVerdict
+ENGINE_VERDICT_UNAVAILABLE: EngineVerdict
+ENGINE_VERDICT_NOT_MEASURED: EngineVerdict
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "data_type", "shape")
@@ -176,7 +191,14 @@ class FeatureSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., optional: bool = ...) -> None: ...
 
 class EngineInfo(_message.Message):
-    __slots__ = ("engine", "runtime_version", "device", "provider", "precision", "num_threads", "num_workers", "load_time")
+    __slots__ = ("engine", "runtime_version", "device", "provider", "precision", "num_threads", "num_workers", "load_time", "batch_dependent", "nodes_by_provider", "choice")
+    class NodesByProviderEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_VERSION_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -185,6 +207,9 @@ class EngineInfo(_message.Message):
     NUM_THREADS_FIELD_NUMBER: _ClassVar[int]
     NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
     LOAD_TIME_FIELD_NUMBER: _ClassVar[int]
+    BATCH_DEPENDENT_FIELD_NUMBER: _ClassVar[int]
+    NODES_BY_PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
     engine: str
     runtime_version: str
     device: str
@@ -193,7 +218,42 @@ class EngineInfo(_message.Message):
     num_threads: int
     num_workers: int
     load_time: _duration_pb2.Duration
-    def __init__(self, engine: _Optional[str] = ..., runtime_version: _Optional[str] = ..., device: _Optional[str] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ..., num_threads: _Optional[int] = ..., num_workers: _Optional[int] = ..., load_time: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    batch_dependent: bool
+    nodes_by_provider: _containers.ScalarMap[str, int]
+    choice: EngineChoice
+    def __init__(self, engine: _Optional[str] = ..., runtime_version: _Optional[str] = ..., device: _Optional[str] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ..., num_threads: _Optional[int] = ..., num_workers: _Optional[int] = ..., load_time: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., batch_dependent: bool = ..., nodes_by_provider: _Optional[_Mapping[str, int]] = ..., choice: _Optional[_Union[EngineChoice, _Mapping]] = ...) -> None: ...
+
+class EngineChoice(_message.Message):
+    __slots__ = ("reason", "shapes", "candidates", "cached")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SHAPES_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    shapes: _containers.RepeatedScalarFieldContainer[str]
+    candidates: _containers.RepeatedCompositeFieldContainer[EngineCandidate]
+    cached: bool
+    def __init__(self, reason: _Optional[str] = ..., shapes: _Optional[_Iterable[str]] = ..., candidates: _Optional[_Iterable[_Union[EngineCandidate, _Mapping]]] = ..., cached: bool = ...) -> None: ...
+
+class EngineCandidate(_message.Message):
+    __slots__ = ("device", "precision", "verdict", "reason", "speedup", "run_times", "min_cosine", "max_error")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SPEEDUP_FIELD_NUMBER: _ClassVar[int]
+    RUN_TIMES_FIELD_NUMBER: _ClassVar[int]
+    MIN_COSINE_FIELD_NUMBER: _ClassVar[int]
+    MAX_ERROR_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    precision: str
+    verdict: EngineVerdict
+    reason: str
+    speedup: float
+    run_times: _containers.RepeatedCompositeFieldContainer[_duration_pb2.Duration]
+    min_cosine: float
+    max_error: float
+    def __init__(self, device: _Optional[str] = ..., precision: _Optional[str] = ..., verdict: _Optional[_Union[EngineVerdict, str]] = ..., reason: _Optional[str] = ..., speedup: _Optional[float] = ..., run_times: _Optional[_Iterable[_Union[_duration_pb2.Duration, _Mapping]]] = ..., min_cosine: _Optional[float] = ..., max_error: _Optional[float] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "serving_only")
