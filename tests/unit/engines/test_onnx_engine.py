@@ -120,7 +120,7 @@ def test_asked_for_device_that_is_not_there_is_an_error(tmp_path: Path, device: 
     with pytest.raises(ServingError) as caught:
         load(small_graphs.doubler(tmp_path), device=device)
     assert caught.value.reason is Reason.DEVICE_UNAVAILABLE
-    assert caught.value.facts["requested"] == device
+    assert caught.value.facts["requested"] == (device if ":" in device else f"{device}:0")
     assert caught.value.facts.keys() >= {"requested", "actual", "reason", "cure"}
 
 
