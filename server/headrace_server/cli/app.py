@@ -11,6 +11,7 @@ from headrace_server.cli.convert import convert
 from headrace_server.cli.demo import demo
 from headrace_server.cli.inspect import inspect
 from headrace_server.cli.models import models
+from headrace_server.cli.quantize import quantize
 from headrace_server.cli.recommend import recommend
 from headrace_server.cli.serve import serve
 from headrace_server.cli.tour import tour
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(inspect)
+app.command()(quantize)
 app.command()(tour)
 app.add_typer(catalog, name="catalog")
 app.add_typer(convert, name="convert")
