@@ -9,6 +9,7 @@ import typer
 from headrace_server.cli.catalog import catalog
 from headrace_server.cli.convert import convert
 from headrace_server.cli.demo import demo
+from headrace_server.cli.doctor import doctor
 from headrace_server.cli.inspect import inspect
 from headrace_server.cli.models import models
 from headrace_server.cli.quantize import quantize
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(inspect)
+app.command()(doctor)
 app.command()(quantize)
 app.command()(tour)
 app.add_typer(catalog, name="catalog")
