@@ -124,7 +124,7 @@ class Served:
 
 @contextlib.contextmanager
 def served(repository: Path, *options: str) -> Iterator[Served]:
-    """`headrace serve` on a free port, until the block ends."""
+    """`headrace serve` on a free port, until the block ends; on the CPU provider where `options` name no device."""
     from headrace_client import Client
 
     with tempfile.TemporaryDirectory() as folder:
@@ -132,6 +132,7 @@ def served(repository: Path, *options: str) -> Iterator[Served]:
         command = [
             *(str(Path(sys.executable).with_name("headrace")), "serve", str(repository)),
             *("--listen", "127.0.0.1:0", "--admin", "off", "--port-file", str(port_file), "--log-level", "warning"),
+            *(() if "--device" in options else ("--device", "cpu")),
             *options,
         ]
         started = time.perf_counter()
