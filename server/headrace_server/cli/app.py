@@ -15,6 +15,7 @@ from headrace_server.cli.models import models
 from headrace_server.cli.quantize import quantize
 from headrace_server.cli.recommend import recommend
 from headrace_server.cli.serve import serve
+from headrace_server.cli.tensorrt import tensorrt
 from headrace_server.cli.tour import tour
 
 __all__ = ["app"]
@@ -36,6 +37,7 @@ app.add_typer(convert, name="convert")
 app.add_typer(demo, name="demo")
 app.add_typer(models, name="models")
 app.add_typer(recommend, name="recommend")
+app.add_typer(tensorrt, name="tensorrt")
 
 
 @app.command()

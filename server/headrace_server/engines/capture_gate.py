@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["CaptureGate"]
+__all__ = ["PROCESS_GATE", "CaptureGate"]
 
 
 class CaptureGate:
@@ -73,3 +73,6 @@ class CaptureGate:
                 self._changed.notify_all()
                 return False
         return True
+
+
+PROCESS_GATE = CaptureGate()  # a capture concerns every thread that uses a device

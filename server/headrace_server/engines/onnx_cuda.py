@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from headrace_server.config import CudaOptions
-from headrace_server.engines.capture_gate import CaptureGate
+from headrace_server.engines.capture_gate import PROCESS_GATE
 from headrace_server.engines.cuda_devices import CudaMachine, find_cuda
 from headrace_server.engines.cuda_libraries import CURE, provider_fault
 from headrace_server.engines.devices import device_unavailable
@@ -41,7 +41,6 @@ CUDA = "CUDAExecutionProvider"
 _FEW_NODES = 0.1  # of a graph: with less on the GPU, it is not the GPU that runs it
 _NO_MEMORY = re.compile(r"failed to allocate memory|out of memory|gpu_mem_limit", re.IGNORECASE)
 _CPU = "set device to cpu or auto"
-_GATE = CaptureGate()  # one a process: a capture concerns every thread that uses the device
 
 
 def open_cuda(request: EngineRequest) -> OnnxEngine:
@@ -64,7 +63,7 @@ def open_cuda(request: EngineRequest) -> OnnxEngine:
             cure="set engine.cuda.tf32 to false, or precision to auto",
         )
     memory = PinnedMemory(request.index)
-    with _GATE.loading(), _load_faults(request):
+    with PROCESS_GATE.loading(), _load_faults(request):
         engine = OnnxEngine(
             request.model.graph,
             device=request.device,
@@ -190,7 +189,7 @@ def _runs(
             runtime=load_runtime(),
             memory=memory,
             num_workers=request.num_workers,
-            around=_GATE.running,
+            around=PROCESS_GATE.running,
         )
     if not bindable:
         raise ServingError(
@@ -213,5 +212,5 @@ def _runs(
         memory=memory,
         device=("cuda", request.index),
         max_graphs=options.max_graphs,
-        gate=_GATE,
+        gate=PROCESS_GATE,
     )

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from headrace_server.engines.base import EngineInfo
+from headrace_server.engines.capture_gate import PROCESS_GATE
 from headrace_server.engines.cuda_calls import CudaCalls
 from headrace_server.engines.cuda_devices import CudaDevice
 from headrace_server.engines.devices import device_unavailable
@@ -60,7 +61,8 @@ def open_tensorrt(request: EngineRequest) -> TensorRtEngine:
     cuda = CudaCalls(request.index, requested=request.device)
     cuda.use_device()
     library = NativeLibrary(name, module, cuda_major=int(machine.driver_cuda.partition(".")[0] or 0))
-    return open_on(request, device=device, library=library, cuda=cuda)
+    with PROCESS_GATE.loading():
+        return open_on(request, device=device, library=library, cuda=cuda)
 
 
 def open_on(request: EngineRequest, *, device: CudaDevice, library: TensorRtLibrary, cuda: Cuda) -> TensorRtEngine:
@@ -91,7 +93,7 @@ def open_on(request: EngineRequest, *, device: CudaDevice, library: TensorRtLibr
             load_time_ms=(time.perf_counter() - started) * 1e3,
             batch_invariant=request.header is None or is_batch_invariant(request.header),
         )
-        return TensorRtEngine(plan, cuda, info, use_graphs=options.cuda_graphs)
+        return TensorRtEngine(plan, cuda, info, use_graphs=options.cuda_graphs, gate=PROCESS_GATE.running)
     except BaseException:
         plan.close()
         raise

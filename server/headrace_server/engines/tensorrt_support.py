@@ -34,6 +34,8 @@ class NodeFault:
     cure: str = ""
 
     def __str__(self) -> str:
+        if self.index < 0:
+            return f"the graph: {self.reason}"
         return f"node {self.index} {self.name or '(no name)'} ({self.op_type}): {self.reason}"
 
 
@@ -41,17 +43,13 @@ class NodeFault:
 class Support:
     """What the parser says of a whole graph.
 
-    subgraphs  node numbers of each connected part, and whether it is taken
+    parts  node numbers of the connected parts that are left when the faulty nodes are taken out
     """
 
     supported: bool
     num_nodes: int
     faults: tuple[NodeFault, ...]
-    subgraphs: tuple[tuple[bool, tuple[int, ...]], ...]
-
-    @property
-    def num_supported_nodes(self) -> int:
-        return sum(len(nodes) for taken, nodes in self.subgraphs if taken)
+    parts: tuple[tuple[int, ...], ...]
 
 
 def check_support(module: Any, graph: Path, header: OnnxHeader, logger: Any) -> Support:
@@ -60,13 +58,8 @@ def check_support(module: Any, graph: Path, header: OnnxHeader, logger: Any) -> 
     network = builder.create_network(0)  # kept: the parser writes into it and does not own it
     parser = module.OnnxParser(network, logger)
     supported = bool(parser.supports_model_v2(graph.read_bytes(), str(graph)))
-    subgraphs = tuple(
-        (bool(parser.is_subgraph_supported(index)), tuple(parser.get_subgraph_nodes(index)))
-        for index in range(parser.num_subgraphs)
-    )
-    return Support(
-        supported=supported, num_nodes=len(header.nodes), faults=node_faults(parser, header), subgraphs=subgraphs
-    )
+    parts = tuple(tuple(parser.get_subgraph_nodes(index)) for index in range(parser.num_subgraphs))
+    return Support(supported=supported, num_nodes=len(header.nodes), faults=node_faults(parser, header), parts=parts)
 
 
 def node_faults(parser: Any, header: OnnxHeader) -> tuple[NodeFault, ...]:
@@ -104,13 +97,16 @@ def refusal(graph: str, faults: Sequence[NodeFault], said: str) -> ServingError:
 
 
 def _reason(description: str, code: str) -> str:
-    # An assertion's name is a place in the parser's source; what follows it is the sentence.
-    if description.startswith("Assertion failed: "):
-        condition, _, sentence = description.removeprefix("Assertion failed: ").partition(": ")
-        return (sentence or condition).partition(". Please set")[0].strip().rstrip(".")
-    if description in ("", "false"):
+    if description in ("", "false") or "Plugin not found" in description or "plugin creator" in description.lower():
         return "no such operator in TensorRT" if code == "UNSUPPORTED_NODE" else code.lower().replace("_", " ")
-    return description.partition(". Please set")[0].strip().rstrip(".")
+    # An assertion's condition is the parser's own code; the sentence follows it.
+    said = description.removeprefix("Assertion failed: ")
+    if said != description:
+        condition, _, sentence = said.partition(": ")
+        quoted = condition.partition('&& "')[2].rstrip('"')
+        said = sentence or quoted or condition
+    # What the parser advises next are its own flags, for other hardware.
+    return said.partition(". Please set")[0].strip().rstrip(".")
 
 
 def _cure(op_type: str, domain: str, reason: str) -> str:
