@@ -130,7 +130,7 @@ buf: $(INSTALLED)              ## buf lint, and buf breaking against the last re
 # ---------------------------------------------------------------------------------------------------------------------
 # Matrix, distributions, benchmarks
 
-.PHONY: test-matrix test-sanitize test-aarch64 dist test-dist bench-serving bench-echo bench-kernels bench-topk bench-recommend bench-catalog bench-generation bench-load bench-oip distill-train distill-example train-spam package-graph clean help
+.PHONY: test-matrix test-sanitize test-aarch64 dist test-dist bench-serving bench-engines bench-echo bench-kernels bench-topk bench-recommend bench-catalog bench-generation bench-load bench-oip distill-train distill-example train-spam package-graph clean help
 test-matrix: $(KERNELS)        ## transports and messages on the oldest and newest grpcio and protobuf
 	@BIN=$(BIN) bash tests/contract/run_matrix.sh
 
@@ -210,6 +210,9 @@ test-dist: $(INSTALLED)        ## build, install and import the distributions in
 bench-serving: demo-models     ## echo on both transports, and served models beside their in-process limit
 	@$(BIN)/python benchmarks/bench_echo.py $(ECHO_ARGS)
 	@$(BIN)/python benchmarks/bench_serving.py $(ARGS)
+
+bench-engines: demo-models     ## ONNX Runtime and OpenVINO in each precision: in process, and MiniLM over gRPC
+	@$(BIN)/python benchmarks/bench_engines.py $(ARGS)
 
 bench-echo: $(KERNELS)         ## both transports beside plain grpc.aio
 	@$(BIN)/python benchmarks/bench_echo.py $(ARGS)
