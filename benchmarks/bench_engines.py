@@ -178,7 +178,7 @@ def _embeddings(address: str) -> np.ndarray:
 
     asked = [_TEXT_32, *(text.text for count in (8, 20, 40, 90) for text in texts(16, count))]  # type: ignore[union-attr]
     with Client(address) as client:
-        return np.asarray(client.embed(asked, model="minilm").vectors, np.float64)
+        return np.asarray(client.embed("minilm", asked).vectors, np.float64)
 
 
 def main() -> None:

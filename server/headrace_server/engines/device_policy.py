@@ -26,6 +26,7 @@ from headrace_server.engines.choice_cache import ChoiceCache, choice_key
 from headrace_server.engines.chosen import ChosenEngine
 from headrace_server.engines.cpu_machine import find_cpu
 from headrace_server.engines.cuda_devices import find_cuda
+from headrace_server.engines.heap import trim_heap
 from headrace_server.engines.installed import installed_version
 from headrace_server.engines.measurement import Candidate, Measurement, Open
 from headrace_server.engines.onnx_openvino import installed_openvino, openvino_precisions
@@ -81,6 +82,7 @@ def choose_engine(
         cache.forget(key)
     with _measuring:
         engine, choice = Measurement(model, header, candidates, open_).result()
+    trim_heap()
     _log(model, choice)
     # What did not start may start the next time.
     if key and choice.shapes and all(each.verdict is not Verdict.UNAVAILABLE for each in choice.candidates):
