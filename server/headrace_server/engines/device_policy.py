@@ -16,10 +16,10 @@ import hashlib
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from headrace_server.config import ThreadBudget
+from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
 from headrace_server.engines.choice import EngineChoice, Verdict
 from headrace_server.engines.choice_cache import ChoiceCache, choice_key
@@ -64,15 +64,21 @@ def find_candidates(header: OnnxHeader | None, device: str, precision: str) -> t
 
 
 def choose_engine(
-    model: Model, header: OnnxHeader, candidates: Sequence[Candidate], threads: ThreadBudget, open_: Open
+    model: Model,
+    header: OnnxHeader,
+    candidates: Sequence[Candidate],
+    options: EngineOptions,
+    threads: ThreadBudget,
+    open_: Open,
 ) -> Engine:
     """The engine of the best of several candidates, its choice with it.
 
+    options, threads  as the candidates are opened with
     raises  ServingError as the CPU's opener, where the reference itself does not load; DEVICE_UNAVAILABLE where no
             candidate may serve
     """
-    cache = _cache(model)
-    question = _question(model, candidates, threads)
+    cache = _cache(options)
+    question = _question(model, candidates, options, threads)
     key = choice_key(question) if model.digest else ""
     kept = cache.find(key) if key else None
     if kept is not None:
@@ -92,16 +98,16 @@ def choose_engine(
 
 def known_choice(model: Model, header: OnnxHeader | None, budget: ThreadBudget) -> EngineChoice | None:
     """What was chosen for the model earlier, as it would be asked for now; None where that would be measured."""
-    candidates = find_candidates(header, model.engine.device, model.engine.precision)
+    options = model.engine
+    candidates = find_candidates(header, options.device, options.precision)
     if len(candidates) == 1 or not model.digest:
         return None
-    question = _question(model, candidates, budget.for_engine(model.engine))
-    return _cache(model).find(choice_key(question))
+    question = _question(model, candidates, options, budget.for_engine(options))
+    return _cache(options).find(choice_key(question))
 
 
-def _cache(model: Model) -> ChoiceCache:
-    directory = model.engine.cache
-    return ChoiceCache(None if directory is None else directory / "choices")
+def _cache(options: EngineOptions) -> ChoiceCache:
+    return ChoiceCache(None if options.cache is None else options.cache / "choices")
 
 
 def _open_kept(model: Model, kept: EngineChoice, open_: Open) -> Engine | None:
@@ -118,10 +124,14 @@ def _open_kept(model: Model, kept: EngineChoice, open_: Open) -> Engine | None:
     return ChosenEngine(engine, replace(kept, cached=True))
 
 
-def _question(model: Model, candidates: Sequence[Candidate], threads: ThreadBudget) -> dict[str, Any]:
+def _question(
+    model: Model, candidates: Sequence[Candidate], options: EngineOptions, threads: ThreadBudget
+) -> dict[str, Any]:
     """Everything that the answer depends on."""
     cpu = find_cpu()
-    gpus = [[gpu.name, gpu.compute_capability] for gpu in find_cuda().devices] if "cuda:0" in dict(candidates) else []
+    gpus = []
+    if "cuda:0" in dict(candidates):
+        gpus = [asdict(options.cuda), *([gpu.name, gpu.compute_capability] for gpu in find_cuda().devices)]
     return {
         "model": model.digest,
         "candidates": [list(each) for each in candidates],

@@ -12,16 +12,15 @@ precision  auto        what the graph's weights are; on OpenVINO what is fastest
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 from collections.abc import Callable
-from types import MappingProxyType
 
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
 from headrace_server.engines.decode import DecodeState
 from headrace_server.engines.device_policy import choose_engine, find_candidates
 from headrace_server.engines.devices import device_unavailable, split_device
+from headrace_server.engines.onnx import open_cpu
 from headrace_server.engines.onnx_copied_decode import CopiedDecode
 from headrace_server.engines.onnx_decode import SharedBufferDecode
 from headrace_server.engines.onnx_session import load_runtime
@@ -36,15 +35,6 @@ __all__ = ["create_decode_state", "create_engine", "prepare_runtime"]
 logger = logging.getLogger(__name__)
 
 _CURE = "set device to cpu or auto"
-# Who opens graphs on a device: imported when the first is opened there, as each stands on a runtime of its own.
-_OPENERS = MappingProxyType(
-    {
-        "cpu": ("headrace_server.engines.onnx", "open_cpu"),
-        "openvino": ("headrace_server.engines.onnx_openvino", "open_openvino"),
-        "cuda": ("headrace_server.engines.onnx_cuda", "open_cuda"),
-        "tensorrt": ("headrace_server.engines.tensorrt", "open_tensorrt"),
-    }
-)
 
 
 def create_engine(model: Model, options: EngineOptions, budget: ThreadBudget) -> Engine:
@@ -75,7 +65,7 @@ def create_engine(model: Model, options: EngineOptions, budget: ThreadBudget) ->
     if header is None or len(candidates) == 1:
         engine = open_(*candidates[0])
     else:
-        engine = choose_engine(model, header, candidates, threads, open_)
+        engine = choose_engine(model, header, candidates, options, threads, open_)
     info = engine.info
     logger.info(
         "model %s/%s: device %s (asked for %s), %s, precision %s (asked for %s), %d workers of %d threads, %.0f ms",
@@ -131,14 +121,18 @@ def prepare_runtime() -> None:
 
 
 def _opener(device: str) -> Callable[[EngineRequest], Engine]:
-    """Who opens graphs on a device."""
+    """Who opens graphs on a device: imported when the first is opened there, as each stands on a runtime of its own."""
     base, _ = split_device(device)
-    module, name = _OPENERS[base]
-    try:
-        opener: Callable[[EngineRequest], Engine] = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        reason = f"this build has no engine for {base}"
-        raise device_unavailable(device, actual="cpu", reason=reason, cure=_CURE) from error
-    return opener
+    if base == "openvino":
+        from headrace_server.engines.onnx_openvino import open_openvino
+
+        return open_openvino
+    if base == "cuda":
+        from headrace_server.engines.onnx_cuda import open_cuda
+
+        return open_cuda
+    if base == "tensorrt":
+        from headrace_server.engines.tensorrt import open_tensorrt
+
+        return open_tensorrt
+    return open_cpu

@@ -103,7 +103,7 @@ class Bench:
 
     def choose(self, *candidates: tuple[str, str]) -> Engine:
         header = read_onnx_header(self.model.graph)
-        return choose_engine(self.model, header, candidates, BUDGET.resolved(), self.open)
+        return choose_engine(self.model, header, candidates, self.model.engine, BUDGET.resolved(), self.open)
 
 
 def verdicts(engine: Engine) -> dict[tuple[str, str], Verdict]:
@@ -227,7 +227,7 @@ def test_another_question_is_measured(model: Model, monkeypatch: pytest.MonkeyPa
         budget = ThreadBudget(num_cores=8)
     else:
         bench.model = replace(model, batching=replace(model.batching, max_batch_size=3))
-    choose_engine(bench.model, header, (CPU, FAST), budget.resolved(), bench.open)
+    choose_engine(bench.model, header, (CPU, FAST), bench.model.engine, budget.resolved(), bench.open)
     assert [each.info.device for each in bench.opened[2:]] == ["cpu", "openvino"]
 
 
