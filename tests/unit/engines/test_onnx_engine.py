@@ -23,7 +23,7 @@ BUDGET = ThreadBudget(num_cores=2)
 
 
 def load(graph: Path, **options: object) -> Engine:
-    return create_engine(small_graphs.model_of(graph), EngineOptions(**options), BUDGET)  # type: ignore[arg-type]
+    return create_engine(small_graphs.model_of(graph), EngineOptions(**{"device": "cpu"} | options), BUDGET)  # type: ignore[arg-type]
 
 
 def test_only_the_outputs_asked_for_come_back(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_session_that_came_up_on_another_provider_is_an_error(tmp_path: Path) 
 
 def test_auto_says_in_the_log_what_it_chose(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        load(small_graphs.doubler(tmp_path))
+        load(small_graphs.doubler(tmp_path), device="auto")
     assert "device cpu (asked for auto)" in caplog.text
 
 
