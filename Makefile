@@ -15,6 +15,7 @@ ONCE ?=
 PYTEST_ARGS ?=
 DEMO_MODELS := build/demo-models
 TRITONCLIENT := build/venvs/tritonclient
+ORT_GPU := build/venvs/ort-gpu
 
 # Warnings of pip about the machine's own configuration are of no use here; errors are printed.
 # Modules are compiled when they are first imported: most never are.
@@ -78,7 +79,7 @@ test: $(KERNELS) build/googleapis ## run the tests; what the machine lacks is sk
 		echo "tritonclient: not installed, tests that need it will be skipped"; test "$(CI)" != true; }
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-full: demo-models build/googleapis $(TRITONCLIENT)/.installed ## run the tests with the long checks at their full counts
+test-full: demo-models build/googleapis $(TRITONCLIENT)/.installed $(ORT_GPU)/.installed ## run the tests with the long checks at their full counts
 	@$(BIN)/python -m pytest --full --timeout 1800 $(PYTEST_ARGS)
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -176,7 +177,6 @@ $(TRITONCLIENT)/.installed: pyproject.toml | $(INSTALLED)
 	@touch $@
 
 # The CUDA build of onnxruntime without CUDA's libraries: what it says on machines that lack them or the driver.
-ORT_GPU := build/venvs/ort-gpu
 $(ORT_GPU)/.installed: $(PYPROJECTS) $(KERNELS) | $(BIN)/python
 	@echo "ort-gpu: installing onnxruntime-gpu into $(ORT_GPU)"
 	@$(BIN)/python -m venv $(ORT_GPU)

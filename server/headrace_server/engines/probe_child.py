@@ -16,6 +16,7 @@ from headrace_server.errors import ServingError
 
 __all__ = ["ask"]
 
+_NVINFER = "libnvinfer.so.10"  # which the provider of onnxruntime 1.31 is linked with
 # Largest difference from the exact answer, of values about as large as 1, by precision.
 _TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2}
 
@@ -68,18 +69,18 @@ def _compiler_for_rtx() -> dict[str, Any]:
 
 def _tensorrt_of_onnxruntime() -> dict[str, Any]:
     """ONNX Runtime's own provider; not used by this server, whose engine is TensorRT 11's."""
-    from headrace_server.engines.cuda_libraries import provider_fault
+    from headrace_server.engines.cuda_libraries import library_fault, provider_fault
     from headrace_server.engines.onnx_session import available_providers, load_runtime
 
     runtime = load_runtime()
     name = f"onnxruntime {runtime.__version__}"
     if "TensorrtExecutionProvider" not in available_providers():
         return {"runtime": name, "fault": "the installed onnxruntime is built without it"}
-    fault = provider_fault(runtime, "tensorrt")
-    if "libnvinfer.so.10" in fault:
+    if library_fault(_NVINFER):
         there = installed_version("tensorrt")
-        fault = f"it is linked with TensorRT 10 (libnvinfer.so.10 is not found){f', {there} is here' if there else ''}"
+        fault = f"it is linked with TensorRT 10 ({_NVINFER} is not found){f', {there} is here' if there else ''}"
         return {"runtime": name, "fault": fault, "cure": "none needed: device tensorrt does not use it"}
+    fault = provider_fault(runtime, "tensorrt")
     return {"runtime": name, "runs": not fault, "fault": fault}
 
 
