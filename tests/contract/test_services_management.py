@@ -34,6 +34,7 @@ def refused(call: Callable[[], object]) -> grpc.Call:
         ("SetModelLabel", pb.SetModelLabelRequest),
         ("SetTrafficSplit", pb.SetTrafficSplitRequest),
         ("SetShadow", pb.SetShadowRequest),
+        ("ResetModel", pb.ResetModelRequest),
         ("GetTraffic", pb.GetTrafficRequest),
     ],
 )
@@ -262,6 +263,8 @@ SHARES = [{"version": "1", "weight": 1}]
         ("SetShadow", pb.SetShadowRequest(model="mood", version="1", sample_rate=1.5), "sample_rate"),
         ("SetShadow", pb.SetShadowRequest(model="mood", version="v" * 65), "version"),
         ("GetTraffic", pb.GetTrafficRequest(), "model"),
+        ("ResetModel", pb.ResetModelRequest(), "model"),
+        ("ResetModel", pb.ResetModelRequest(model="mood", sections=[1, 9]), "sections[1]"),
         ("GetModelStatistics", pb.GetModelStatisticsRequest(model={"version": "1"}), "model.name"),
         ("ListModels", pb.ListModelsRequest(page_size=1001), "page_size"),
         ("ListModels", pb.ListModelsRequest(page_token="?"), "page_token"),
@@ -292,6 +295,7 @@ def test_field_that_is_wrong_is_named_by_its_path(
         ),
         ("SetShadow", pb.SetShadowRequest(model="mood", version="9"), ("model_version", "mood/9")),
         ("GetTraffic", pb.GetTrafficRequest(model="no"), ("model", "no")),
+        ("ResetModel", pb.ResetModelRequest(model="no"), ("model", "no")),
         ("GetModelStatistics", pb.GetModelStatisticsRequest(model={"name": "no"}), ("model", "no")),
     ],
 )

@@ -101,7 +101,7 @@ BUILT = {
 }  # fmt: skip
 # Answered on the management listener alone.
 MANAGING = {
-    "LoadModel", "UnloadModel", "SetModelLabel", "SetTrafficSplit", "SetShadow", "GetTraffic",
+    "LoadModel", "UnloadModel", "SetModelLabel", "SetTrafficSplit", "SetShadow", "ResetModel", "GetTraffic",
     "RepositoryModelLoad", "RepositoryModelUnload",
 }  # fmt: skip
 built_rpcs = pytest.mark.parametrize("rpc", [rpc for rpc in RPCS if rpc.path.rpartition("/")[2] in BUILT], ids=str)

@@ -63,8 +63,10 @@ def test_list_shows_every_version_with_state_labels_and_traffic(address: str) ->
         assert [rule["max_p99_latency_s"] for rule in traffic["split"]["rules"]] == [None, 0.25]
         assert told(address, "shadow", "mood", "2", "--sample-rate", "0.5")["shadow"]["sample_rate"] == 0.5
         lines = [line.split() for line in run(address, "list").stdout.splitlines()]
-        assert ["mood", "1", "ready", "serves", "stable", "weight", "3", "fp32", "cpu"] in lines
-        assert ["mood", "2", "ready", "serves", "weight", "1,", "shadow", "of", "50%", "fp32", "cpu"] in lines
+        assert ["mood", "1", "ready", "serves", "stable", "75.0%", "fp32", "cpu"] in lines
+        assert ["mood", "2", "ready", "serves", "25.0%,", "shadow", "of", "50%", "fp32", "cpu"] in lines
+        loaded = run(address, "load", "mood", "2").stdout.splitlines()[-1].split()
+        assert "25.0%," in loaded, "of the whole split, though one version is shown"
         said = run(address, "split", "mood").stdout
         assert "1 75.0%, 2 25.0%" in said
         assert "p99 over 250 ms in 60 s, from 20 requests" in said
@@ -92,6 +94,34 @@ def test_load_waits_until_the_version_answers_and_says_why_one_does_not(
     assert "model 'mood' version '4' could not be loaded: " in failed.stderr
     assert managed.version_that_answers() == "2"
     assert "failed" in run(address, "list", "mood").stdout
+
+
+def test_reset_has_the_models_own_file_hold_again(address: str, managed: Managed, repository: Path) -> None:
+    file = repository / "mood" / "versions.toml"
+    try:
+        told(address, "label", "mood", "stable", "2")
+        told(address, "split", "mood", "1=1", "2=1")
+        told(address, "shadow", "mood", "1")
+        told(address, "unload", "mood", "2")
+        file.write_text('labels = { stable = "1", old = "1" }\nshadow = { version = "2", sample_rate = 0.5 }\n')
+        for _ in range(2):  # the first look has nothing to compare with
+            managed.server._repository.look()
+        before = told(address, "split", "mood")
+        assert before["labels"] == {"stable": "2"}, "what was decided stands over the file"
+        after = told(address, "reset", "mood", "--section", "labels")
+        assert after["labels"] == {"stable": "1", "old": "1"}
+        assert (after["split"], after["shadow"]) == (before["split"], before["shadow"])
+        after = told(address, "reset", "mood")
+        assert (after["split"], after["shadow"]) == (None, {"version": "2", "sample_rate": 0.5})
+        managed.server._repository.load("mood", "2", serve=True).result(20)  # which the reset has begun
+        assert managed.version_that_answers() == "2"
+        assert "stable: 1" in run(address, "reset", "mood").stdout, "nothing is left to forget"
+    finally:
+        file.unlink(missing_ok=True)
+        managed.server._repository.look()
+        told(address, "load", "mood", "2")
+        told(address, "reset", "mood")
+    assert told(address, "split", "mood")["labels"] == {}
 
 
 def test_stats_count_requests(address: str, managed: Managed) -> None:
@@ -122,6 +152,8 @@ def test_stats_count_requests(address: str, managed: Managed) -> None:
         (("shadow", "mood", "2", "--clear"), 2, "give a VERSION, or --clear"),
         (("load", "moood"), 1, "moood"),
         (("unload", "mood", "99"), 1, "99"),
+        (("reset", "nobody"), 1, "'nobody' is not in the repository"),
+        (("reset", "mood", "--section", "policy"), 2, "section 'policy', must be one of labels"),
         (("list", "nobody"), 1, "'nobody' is not in the repository"),
         (("list", "--no-such-option"), 2, "--no-such-option"),
     ],
@@ -207,6 +239,8 @@ def test_async_client_manages_alike(address: str, repository: Path) -> None:
             assert (await client.set_traffic_split("mood", {})).shares == {}
             assert await client.set_shadow("mood", "") is None
             assert (await client.traffic("mood")).split is None
+            assert await client.set_model_label("mood", "b", "1") == {"b": "1"}
+            assert (await client.reset_model("mood", ["labels", "split"])).labels == {}
             assert (await client.model_statistics("mood", version="1"))[0].version == "1"
             with pytest.raises(FailedPrecondition):
                 await client.load_model("mood", version="5")

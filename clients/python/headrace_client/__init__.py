@@ -60,6 +60,7 @@ from headrace_client.results import (
 from headrace_client.versions import (
     ModelStatistics,
     RollbackRule,
+    Section,
     Shadow,
     ShadowStatistics,
     Traffic,
@@ -107,6 +108,7 @@ __all__ = [
     "Resource",
     "RollbackRule",
     "ScanPage",
+    "Section",
     "ServerFault",
     "Shadow",
     "ShadowStatistics",

@@ -10,7 +10,7 @@ from headrace.v1 import model_service_pb2 as pb
 from headrace_client import requests, responses, versions
 from headrace_client.model_calls import LOAD_TIMEOUT_S
 from headrace_client.results import ModelInfo, Timings
-from headrace_client.versions import ModelStatistics, RollbackRule, Shadow, Traffic, TrafficSplit
+from headrace_client.versions import ModelStatistics, RollbackRule, Section, Shadow, Traffic, TrafficSplit
 
 __all__ = ["AsyncModelCalls"]
 
@@ -98,6 +98,15 @@ class AsyncModelCalls(ABC):
         request = versions.set_shadow_request(name, version, sample_rate)
         response, _ = await self._call(self._models.SetShadow, request, timeout_s)
         return versions.shadow(response.version, response.sample_rate)
+
+    async def reset_model(
+        self, name: str, sections: Sequence[Section] = (), *, timeout_s: float | None = None
+    ) -> Traffic:
+        """Forgets what operators decided about a model, or these sections of it: its versions.toml and the server's
+        policy hold again. What holds then; versions that are wanted by then may still be loading."""
+        request = versions.reset_request(name, sections)
+        response, _ = await self._call(self._models.ResetModel, request, timeout_s)
+        return versions.traffic(name, response.traffic)
 
     async def traffic(self, name: str, *, timeout_s: float | None = None) -> Traffic:
         """How a model's requests find their version: labels, split, shadow."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Literal
 
 from google.protobuf import duration_pb2
 
@@ -15,11 +16,13 @@ from headrace_client.requests import selector
 __all__ = [
     "ModelStatistics",
     "RollbackRule",
+    "Section",
     "Shadow",
     "ShadowStatistics",
     "Traffic",
     "TrafficSplit",
     "load_model_request",
+    "reset_request",
     "set_shadow_request",
     "set_split_request",
     "shadow",
@@ -29,6 +32,16 @@ __all__ = [
     "traffic",
     "unload_model_request",
 ]
+
+# What operators may have decided about a model. Of versions: loads and unloads by hand, and which of them serve.
+Section = Literal["labels", "split", "shadow", "versions"]
+
+_SECTIONS: dict[str, pb.ModelSection] = {
+    "labels": pb.MODEL_SECTION_LABELS,
+    "split": pb.MODEL_SECTION_SPLIT,
+    "shadow": pb.MODEL_SECTION_SHADOW,
+    "versions": pb.MODEL_SECTION_VERSIONS,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +166,14 @@ def set_split_request(
 
 def set_shadow_request(model: str, version: str, sample_rate: float) -> pb.SetShadowRequest:
     return pb.SetShadowRequest(model=model, version=version, sample_rate=sample_rate)
+
+
+def reset_request(model: str, sections: Sequence[Section]) -> pb.ResetModelRequest:
+    """Raises ValueError for a section that there is not."""
+    for section in sections:
+        if section not in _SECTIONS:
+            raise ValueError(f"section {section!r}, must be one of {', '.join(_SECTIONS)}")
+    return pb.ResetModelRequest(model=model, sections=[_SECTIONS[section] for section in sections])
 
 
 def split(message: pb.TrafficSplit) -> TrafficSplit:

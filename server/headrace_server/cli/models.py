@@ -70,7 +70,9 @@ def load(
     """Load a version (the newest in the directory where none is named) beside what serves; wait until it is ready."""
     with _client(address, timeout_s) as client:
         info = client.load_model(name, version=version, serve=serve, timeout_s=timeout_s)
-    _show(info, as_json, lambda: models_table([info]))
+        split = client.traffic(name).split if info.traffic_weight else None
+    totals = {name: sum(split.shares.values())} if split is not None else None
+    _show(info, as_json, lambda: models_table([info], totals))
     if serve and info.quantization is not None and info.quantization.held_because:
         raise fail(
             f"{name}/{info.version} is loaded and does not serve: {info.quantization.held_because}",
@@ -159,6 +161,23 @@ def shadow(
         if version or clear:
             client.set_shadow(name, version, sample_rate=sample_rate)
         traffic = client.traffic(name)
+    _show(traffic, as_json, lambda: traffic_text(traffic))
+
+
+@models.command()
+def reset(
+    name: Name,
+    section: Annotated[
+        list[str] | None,
+        typer.Option(help="labels, split, shadow or versions; repeatable. None: all.", show_default=False),
+    ] = None,
+    address: Address = _MANAGEMENT,
+    as_json: AsJson = False,
+    timeout_s: TimeoutS = 30,
+) -> None:
+    """Forget what operators decided about a model: its versions.toml and the server's --versions hold again."""
+    with _client(address, timeout_s) as client:
+        traffic = client.reset_model(name, tuple(section or ()))  # type: ignore[arg-type]  # the client refuses others
     _show(traffic, as_json, lambda: traffic_text(traffic))
 
 

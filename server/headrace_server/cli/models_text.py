@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from headrace_server.cli.tables import table
@@ -13,11 +14,20 @@ if TYPE_CHECKING:
 __all__ = ["engine_text", "models_table", "statistics_table", "traffic_text"]
 
 
-def models_table(infos: Iterable[ModelInfo]) -> str:
-    """One line a version, newest last."""
+def models_table(infos: Iterable[ModelInfo], totals: Mapping[str, int] | None = None) -> str:
+    """One line a version, newest last.
+
+    totals  sum of the weights of each model's split; None: all versions of these models are given
+    """
+    infos = list(infos)
+    if totals is None:
+        weights: Counter[str] = Counter()
+        for info in infos:
+            weights[info.name] += info.traffic_weight
+        totals = weights
     rows = []
     for info in infos:
-        traffic = [f"weight {info.traffic_weight}"] if info.traffic_weight else []
+        traffic = [_share(info.traffic_weight, totals[info.name])] if info.traffic_weight else []
         if info.shadow_sample_rate:
             traffic.append(f"shadow of {info.shadow_sample_rate:.0%}")
         rows.append(
@@ -92,7 +102,7 @@ def traffic_text(traffic: Traffic) -> str:
     lines = [traffic.model, f"  serves   {traffic.serving_version or 'no version'}"]
     if traffic.split is not None:
         total = sum(traffic.split.shares.values())
-        shares = (f"{version} {weight / total:.1%}" for version, weight in traffic.split.shares.items())
+        shares = (f"{version} {_share(weight, total)}" for version, weight in traffic.split.shares.items())
         lines.append(f"  split    {', '.join(shares)}")
         lines += [f"  rule     {_rule(rule)}" for rule in traffic.split.rules]
     if traffic.shadow is not None:
@@ -100,6 +110,10 @@ def traffic_text(traffic: Traffic) -> str:
     lines += [f"  label    {label}: {version}" for label, version in sorted(traffic.labels.items())]
     lines += [f"  version  {version}: {reason}" for version, reason in sorted(traffic.state_reasons.items())]
     return "\n".join(lines)
+
+
+def _share(weight: int, total: int) -> str:
+    return f"{weight / total:.1%}"
 
 
 def _rule(rule: RollbackRule) -> str:

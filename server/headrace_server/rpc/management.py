@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Protocol
@@ -10,6 +10,7 @@ from typing import Protocol
 from headrace_server.errors import Reason, ServingError
 from headrace_server.rpc.listing import ModelListing, VersionStatus
 from headrace_server.serving.context import RequestContext
+from headrace_server.serving.decisions import Section
 from headrace_server.serving.statistics import StatisticsSnapshot
 from headrace_server.serving.traffic import Shadow, TrafficSplit
 from headrace_server.serving.version import ModelStatus
@@ -49,6 +50,10 @@ class ModelManagement(ModelListing, Protocol):
 
     def shadow(self, name: str) -> Shadow | None:
         """A model's shadow as it stands."""
+        ...
+
+    def reset(self, name: str, sections: Set[Section] = frozenset(Section)) -> None:
+        """Forgets what was decided about a model: its file and the policy hold again."""
         ...
 
     def statistics(self, name: str = "", version: str = "") -> Sequence[tuple[str, str, StatisticsSnapshot]]:

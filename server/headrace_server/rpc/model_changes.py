@@ -20,6 +20,7 @@ from headrace_server.rpc.codec.models import encode_model
 from headrace_server.rpc.codec.selector import decode_selector
 from headrace_server.rpc.codec.traffic import (
     decode_model_name,
+    decode_sections,
     decode_shadow,
     decode_split,
     decode_version,
@@ -38,7 +39,7 @@ _SERVICE = "/headrace.v1.ModelService"
 
 
 class ModelChanges:
-    """Loads, unloads, labels, splits and shadows versions.
+    """Loads, unloads, labels, splits and shadows versions, and forgets that it was done.
 
     draining  whether the server is stopping: nothing is changed then, so that no load holds it up
     """
@@ -56,6 +57,7 @@ class ModelChanges:
             ("SetModelLabel", pb.SetModelLabelRequest, self.set_label),
             ("SetTrafficSplit", pb.SetTrafficSplitRequest, self.set_split),
             ("SetShadow", pb.SetShadowRequest, self.set_shadow),
+            ("ResetModel", pb.ResetModelRequest, self.reset),
         )
         traffic = UnaryRpc(name=f"{_SERVICE}/GetTraffic", request_type=pb.GetTrafficRequest, start=self.traffic)
         return (
@@ -105,6 +107,11 @@ class ModelChanges:
         if shadow is None:
             return pb.SetShadowResponse()
         return pb.SetShadowResponse(version=shadow.version, sample_rate=shadow.sample_rate)
+
+    def reset(self, request: pb.ResetModelRequest, context: RequestContext) -> pb.ResetModelResponse:
+        model = decode_model_name(request.model, "model")
+        self._models.reset(model, decode_sections(request))
+        return pb.ResetModelResponse(traffic=self.traffic(pb.GetTrafficRequest(model=model), context))
 
     def traffic(self, request: pb.GetTrafficRequest, context: RequestContext) -> pb.GetTrafficResponse:
         model = decode_model_name(request.model, "model")

@@ -6,13 +6,13 @@ A decision is kept in the state file first, and stands then; one that cannot be 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Set
 from pathlib import Path
 
 from headrace_server.config import LifecycleOptions
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.layout import VERSIONS_NAME
-from headrace_server.serving.decisions import Decisions
+from headrace_server.serving.decisions import Decisions, Section
 from headrace_server.serving.known_model import KnownModel
 from headrace_server.serving.loader import Loader
 from headrace_server.serving.memory import MemoryBudget
@@ -123,6 +123,21 @@ class DecidedStore(VersionStore):
             self._reconcile([model])
         self._tell()
         return shadow
+
+    def reset(self, name: str, sections: Set[Section] = frozenset(Section)) -> None:
+        """Forgets what operators decided about a model, so that its file and the policy hold again, there and at every
+        later start. What is wanted then is loaded, and what is not any more unloaded once that is ready.
+
+        raises  ServingError MODEL_NOT_FOUND; STORAGE_FAILED
+        """
+        with self._control:
+            with self._lock:
+                model = self._known(name)
+            self._decide(model, self._decided(name).after_reset(sections))
+            said = ", ".join(sorted(section.value for section in sections))
+            logger.info("model %s: forgotten what was decided of %s", name, said)
+            self._reconcile([model])
+        self._tell()
 
     def split(self, name: str) -> TrafficSplit:
         """A model's split as it stands; without shares where there is none. Raises ServingError MODEL_NOT_FOUND."""

@@ -1,17 +1,27 @@
 """Decisions: what operators have decided about one model while the server ran; each gives the next by plain rules.
 
 They stand over the model's versions.toml, section by section: a section that was ever decided is no longer read from
-the file.
+the file, until it is reset.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import enum
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from headrace_server.serving.traffic import Shadow, TrafficShare, TrafficSplit, VersionChoices
 
-__all__ = ["Decisions"]
+__all__ = ["Decisions", "Section"]
+
+
+class Section(enum.Enum):
+    """A part of the decisions that can be forgotten alone."""
+
+    LABELS = "labels"
+    SPLIT = "split"  # with what rollbacks noted
+    SHADOW = "shadow"
+    VERSIONS = "versions"  # what was loaded and unloaded by hand, and the pin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +107,20 @@ class Decisions:
             split=TrafficSplit(shares=(TrafficShare(main, weight),)),
             notes={**self.notes, version: reason},
         )
+
+    def after_reset(self, sections: Set[Section]) -> Decisions:
+        """These sections as if they had never been decided."""
+        silent = Decisions()
+        fields = [name for section in sections for name in _FIELDS[section]]
+        return replace(self, **{name: getattr(silent, name) for name in fields})
+
+
+_FIELDS = {
+    Section.LABELS: ("labels",),
+    Section.SPLIT: ("split", "notes"),
+    Section.SHADOW: ("shadow",),
+    Section.VERSIONS: ("pinned", "unloaded", "loaded", "held"),
+}
 
 
 def _without(notes: Mapping[str, str], versions: frozenset[str] | set[str]) -> dict[str, str]:

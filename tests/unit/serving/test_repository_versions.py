@@ -10,6 +10,7 @@ import pytest
 from repositories import Opened, answer, put, states, wait_until
 
 from headrace_server.errors import Reason, ServingError
+from headrace_server.serving.decisions import Section
 from headrace_server.serving.repository import ModelState, Repository
 from headrace_server.serving.traffic import RollbackRule, Shadow, TrafficShare, TrafficSplit
 
@@ -259,6 +260,37 @@ def test_a_restart_keeps_what_operators_decided(opened: Opened, tmp_path: Path) 
     assert third.split("m") == split_of(v1=3, v2=1)
 
 
+def test_what_is_reset_stays_so_over_a_restart(opened: Opened, tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    first = opened(state_file=state, versions="latest")
+    first.load("m", "1").result(20)
+    first.load("m", "2", serve=False).result(20)
+    first.set_label("m", "stable", "1")
+    first.set_split("m", split_of(v1=1, v3=1))
+    assert first.roll_back("m", "3", "errors")
+    first.reset("m", {Section.SPLIT})
+    assert first.split("m") == TrafficSplit()
+    assert reasons(first)["3"] == ""  # what the rollback noted went with its split
+    assert answer(first) == answer(first, label="stable") == 1  # the pin and the label stand
+    first.reset("m")
+    assert answer(first) == 3
+    with pytest.raises(ServingError):
+        first.acquire("m", label="stable")
+    by_policy = {"m/3": "ready*", "m/2": "unloaded", "m/1": "unloaded"}
+    wait_until(lambda: states(first) == by_policy)
+    first.close()
+    assert states(opened(state_file=state, versions="latest")) == by_policy
+
+
+def test_a_reset_loads_what_was_unloaded_by_hand(opened: Opened) -> None:
+    repository = opened()
+    repository.unload("m", "3")
+    assert answer(repository) == 2
+    repository.reset("m", {Section.VERSIONS})
+    repository.load("m", "3").result(20)  # the load that the reset has begun
+    assert answer(repository) == 3
+
+
 def test_what_cannot_be_kept_is_not_done_but_a_rollback_is(opened: Opened, tmp_path: Path) -> None:
     folder = tmp_path / "state"
     folder.mkdir()
@@ -272,6 +304,7 @@ def test_what_cannot_be_kept_is_not_done_but_a_rollback_is(opened: Opened, tmp_p
         lambda: repository.set_split("m", TrafficSplit()),
         lambda: repository.set_shadow("m", Shadow("1")),
         lambda: repository.unload("m", "3"),
+        lambda: repository.reset("m"),
     )
     for change in changes:
         with pytest.raises(ServingError) as caught:

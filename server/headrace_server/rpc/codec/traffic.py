@@ -8,6 +8,7 @@ from headrace.v1 import model_service_pb2 as pb
 from headrace_server.errors import invalid_input
 from headrace_server.rpc.codec.checks import require_count, require_text
 from headrace_server.rpc.codec.selector import MAX_NAME_BYTES, MAX_VERSION_BYTES
+from headrace_server.serving.decisions import Section
 from headrace_server.serving.traffic import (
     MAX_RULES,
     MAX_SHARES,
@@ -18,12 +19,18 @@ from headrace_server.serving.traffic import (
     TrafficSplit,
 )
 
-__all__ = ["decode_model_name", "decode_shadow", "decode_split", "decode_version", "encode_split"]
+__all__ = ["decode_model_name", "decode_sections", "decode_shadow", "decode_split", "decode_version", "encode_split"]
 
 _CONDITIONS: dict[str, RollbackCondition] = {
     "max_error_rate": "error_rate",
     "max_p99_latency": "p99_latency",
     "max_disagreement": "disagreement",
+}
+_SECTIONS: dict[int, Section] = {
+    pb.MODEL_SECTION_LABELS: Section.LABELS,
+    pb.MODEL_SECTION_SPLIT: Section.SPLIT,
+    pb.MODEL_SECTION_SHADOW: Section.SHADOW,
+    pb.MODEL_SECTION_VERSIONS: Section.VERSIONS,
 }
 _DEFAULT_RULE = RollbackRule(condition="error_rate", limit=0)
 
@@ -67,6 +74,15 @@ def decode_shadow(request: pb.SetShadowRequest) -> Shadow | None:
     shadow = Shadow(version, request.sample_rate if request.HasField("sample_rate") else 1.0)
     shadow.check()
     return shadow if version else None
+
+
+def decode_sections(request: pb.ResetModelRequest) -> frozenset[Section]:
+    """What is to be forgotten; none named: everything. Raises INVALID_INPUT for a section that there is not."""
+    for index, section in enumerate(request.sections):
+        if section not in _SECTIONS:
+            known = ", ".join(f"{number} ({each.value})" for number, each in _SECTIONS.items())
+            raise invalid_input(f"sections[{index}]", f"{int(section)}, must be one of {known}")
+    return frozenset(_SECTIONS[section] for section in request.sections) or frozenset(Section)
 
 
 def encode_split(model: str, split: TrafficSplit) -> pb.TrafficSplit:

@@ -49,6 +49,14 @@ class EngineVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ENGINE_VERDICT_DISAGREES: _ClassVar[EngineVerdict]
     ENGINE_VERDICT_UNAVAILABLE: _ClassVar[EngineVerdict]
     ENGINE_VERDICT_NOT_MEASURED: _ClassVar[EngineVerdict]
+
+class ModelSection(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODEL_SECTION_UNSPECIFIED: _ClassVar[ModelSection]
+    MODEL_SECTION_LABELS: _ClassVar[ModelSection]
+    MODEL_SECTION_SPLIT: _ClassVar[ModelSection]
+    MODEL_SECTION_SHADOW: _ClassVar[ModelSection]
+    MODEL_SECTION_VERSIONS: _ClassVar[ModelSection]
 TASK_UNSPECIFIED: Task
 TASK_CLASSIFY: Task
 TASK_EMBED: Task
@@ -76,6 +84,11 @@ ENGINE_VERDICT_SLOWER: EngineVerdict
 ENGINE_VERDICT_DISAGREES: EngineVerdict
 ENGINE_VERDICT_UNAVAILABLE: EngineVerdict
 ENGINE_VERDICT_NOT_MEASURED: EngineVerdict
+MODEL_SECTION_UNSPECIFIED: ModelSection
+MODEL_SECTION_LABELS: ModelSection
+MODEL_SECTION_SPLIT: ModelSection
+MODEL_SECTION_SHADOW: ModelSection
+MODEL_SECTION_VERSIONS: ModelSection
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "data_type", "shape")
@@ -395,6 +408,20 @@ class SetShadowResponse(_message.Message):
     version: str
     sample_rate: float
     def __init__(self, version: _Optional[str] = ..., sample_rate: _Optional[float] = ...) -> None: ...
+
+class ResetModelRequest(_message.Message):
+    __slots__ = ("model", "sections")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SECTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    sections: _containers.RepeatedScalarFieldContainer[ModelSection]
+    def __init__(self, model: _Optional[str] = ..., sections: _Optional[_Iterable[_Union[ModelSection, str]]] = ...) -> None: ...
+
+class ResetModelResponse(_message.Message):
+    __slots__ = ("traffic",)
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    traffic: GetTrafficResponse
+    def __init__(self, traffic: _Optional[_Union[GetTrafficResponse, _Mapping]] = ...) -> None: ...
 
 class GetTrafficRequest(_message.Message):
     __slots__ = ("model",)

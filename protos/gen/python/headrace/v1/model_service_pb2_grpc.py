@@ -70,6 +70,11 @@ class ModelServiceStub(object):
                 request_serializer=headrace_dot_v1_dot_model__service__pb2.SetShadowRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_model__service__pb2.SetShadowResponse.FromString,
                 _registered_method=True)
+        self.ResetModel = channel.unary_unary(
+                '/headrace.v1.ModelService/ResetModel',
+                request_serializer=headrace_dot_v1_dot_model__service__pb2.ResetModelRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_model__service__pb2.ResetModelResponse.FromString,
+                _registered_method=True)
         self.GetTraffic = channel.unary_unary(
                 '/headrace.v1.ModelService/GetTraffic',
                 request_serializer=headrace_dot_v1_dot_model__service__pb2.GetTrafficRequest.SerializeToString,
@@ -136,6 +141,14 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResetModel(self, request, context):
+        """Forgets what operators decided about a model, so that its versions.toml and the server's own policy hold again.
+        Versions that are wanted then are loaded; those that are not any more are unloaded once these are ready.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTraffic(self, request, context):
         """How a model's requests find their version: labels, split, shadow. On the management listener.
         """
@@ -187,6 +200,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.SetShadow,
                     request_deserializer=headrace_dot_v1_dot_model__service__pb2.SetShadowRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_model__service__pb2.SetShadowResponse.SerializeToString,
+            ),
+            'ResetModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetModel,
+                    request_deserializer=headrace_dot_v1_dot_model__service__pb2.ResetModelRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_model__service__pb2.ResetModelResponse.SerializeToString,
             ),
             'GetTraffic': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTraffic,
@@ -389,6 +407,33 @@ class ModelService(object):
             '/headrace.v1.ModelService/SetShadow',
             headrace_dot_v1_dot_model__service__pb2.SetShadowRequest.SerializeToString,
             headrace_dot_v1_dot_model__service__pb2.SetShadowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.ModelService/ResetModel',
+            headrace_dot_v1_dot_model__service__pb2.ResetModelRequest.SerializeToString,
+            headrace_dot_v1_dot_model__service__pb2.ResetModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

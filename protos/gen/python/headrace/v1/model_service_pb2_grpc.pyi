@@ -65,6 +65,14 @@ class ModelServiceStub:
     ]
     """Sends copies of a model's requests to another version and compares the answers. Replies are never delayed."""
 
+    ResetModel: grpc.UnaryUnaryMultiCallable[
+        headrace.v1.model_service_pb2.ResetModelRequest,
+        headrace.v1.model_service_pb2.ResetModelResponse,
+    ]
+    """Forgets what operators decided about a model, so that its versions.toml and the server's own policy hold again.
+    Versions that are wanted then are loaded; those that are not any more are unloaded once these are ready.
+    """
+
     GetTraffic: grpc.UnaryUnaryMultiCallable[
         headrace.v1.model_service_pb2.GetTrafficRequest,
         headrace.v1.model_service_pb2.GetTrafficResponse,
@@ -123,6 +131,14 @@ class ModelServiceAsyncStub:
         headrace.v1.model_service_pb2.SetShadowResponse,
     ]
     """Sends copies of a model's requests to another version and compares the answers. Replies are never delayed."""
+
+    ResetModel: grpc.aio.UnaryUnaryMultiCallable[
+        headrace.v1.model_service_pb2.ResetModelRequest,
+        headrace.v1.model_service_pb2.ResetModelResponse,
+    ]
+    """Forgets what operators decided about a model, so that its versions.toml and the server's own policy hold again.
+    Versions that are wanted then are loaded; those that are not any more are unloaded once these are ready.
+    """
 
     GetTraffic: grpc.aio.UnaryUnaryMultiCallable[
         headrace.v1.model_service_pb2.GetTrafficRequest,
@@ -196,6 +212,16 @@ class ModelServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[headrace.v1.model_service_pb2.SetShadowResponse, collections.abc.Awaitable[headrace.v1.model_service_pb2.SetShadowResponse]]:
         """Sends copies of a model's requests to another version and compares the answers. Replies are never delayed."""
+
+    @abc.abstractmethod
+    def ResetModel(
+        self,
+        request: headrace.v1.model_service_pb2.ResetModelRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[headrace.v1.model_service_pb2.ResetModelResponse, collections.abc.Awaitable[headrace.v1.model_service_pb2.ResetModelResponse]]:
+        """Forgets what operators decided about a model, so that its versions.toml and the server's own policy hold again.
+        Versions that are wanted then are loaded; those that are not any more are unloaded once these are ready.
+        """
 
     @abc.abstractmethod
     def GetTraffic(
