@@ -44,8 +44,13 @@ def write_model(network: Network, folder: Path) -> Path:
         value = graph.add("Relu", value, out=f"rectified{index}")
         size = out
     pooled = graph.add("Flatten", graph.add("GlobalAveragePool", value, out="mean"), out="flat", axis=1)
-    weight, bias = graph.constant("classes/weight", network.weight), graph.constant("classes/bias", network.bias)
-    graph.add("Gemm", pooled, weight, bias, out="logits")
+    graph.add(
+        "Gemm",
+        pooled,
+        graph.constant("classes/weight", network.weight),
+        graph.constant("classes/bias", network.bias),
+        out="logits",
+    )
     graph.output("logits", np.float32, ("batch", len(LABELS)))
     graph.save(version / "model.onnx")
     (version / "headrace.toml").write_text(

@@ -41,6 +41,15 @@ _ASKED_TOGETHER = 250
 _CALIBRATION = 2_000
 _ZEROED = 0.5
 _ROUND_S = 0.05
+_KINDS = {
+    "student-alone": "student, trained alone",
+    "student-distilled": "student, distilled",
+    "few-labels": "student, trained alone, 2,000 labels",
+    "no-labels": "student, distilled, no labels",
+    "cut": "distilled, channels cut, not trained again",
+    "pruned": "distilled, channels cut, trained again",
+    "small-distilled": "network of that size, distilled from scratch",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +73,7 @@ def write_models(networks: Path, models: Path, num_seeds: int) -> list[Step]:
     }
     names = [*titles, *(
         f"{kind}-{seed}" for seed in range(num_seeds)
-        for kind in ("student-alone", "student-distilled", "cut", "pruned", "small-distilled")
+        for kind in _KINDS
         if f"{kind}-{seed}" not in titles
     )]  # fmt: skip
     steps = []
@@ -146,15 +155,8 @@ def _count(run: Callable[[], Any]) -> int:
 
 
 def print_seeds(found: dict[tuple[str, str], float], num_seeds: int) -> None:
-    kinds = {
-        "student-alone": "student, trained alone",
-        "student-distilled": "student, distilled",
-        "cut": "the same, channels cut, not trained again",
-        "pruned": "the same, trained again",
-        "small-distilled": "network of the pruned size, distilled from scratch",
-    }
     print(f"\n{num_seeds} seeds, accuracy on the test pictures in %: mean (lowest–highest)\n")
-    for kind, title in kinds.items():
+    for kind, title in _KINDS.items():
         figures = [found[f"{kind}-{seed}", "1"] * 100 for seed in range(num_seeds)]
         print(f"  {title:52} {statistics.mean(figures):.2f} ({min(figures):.2f}–{max(figures):.2f})")
 

@@ -68,7 +68,7 @@ class Network:
             for name in Convolution.__slots__:
                 arrays[f"{index}.{name}"] = getattr(each, name)
         with path.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes the names for its own options
 
     @classmethod
     def load(cls, path: Path) -> Network:

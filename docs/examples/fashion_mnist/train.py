@@ -29,6 +29,7 @@ TEACHER = (32, 64, 128)
 STUDENT = (16, 32, 32)
 PRUNED = (12, 24, 24)
 
+_FEW = 2_000  # labels, where they are hard to come by
 _BATCH = 128
 _EPOCHS = {"teacher": 8, "student": 6, "pruned": 2, "small": 8}  # small: as many as student and pruned together
 _RATE = {"teacher": 3e-3, "student": 4e-3, "pruned": 2e-3, "small": 4e-3}
@@ -65,24 +66,35 @@ def network_of(model: keras.Model) -> Network:
     return Network(convolutions=tuple(convolutions), weight=weight, bias=bias)
 
 
-def fit(model: keras.Model, train: Pictures, kind: str, saved: Path, teacher: keras.Model | None = None) -> None:
+def fit(
+    model: keras.Model, train: Pictures, kind: str, saved: Path, *,
+    teacher: keras.Model | None = None, num_labels: int | None = None,
+) -> None:  # fmt: skip
     """Train a model on its labels, and on the teacher's answers too where there is one. All else is the same.
 
-    saved  where each epoch is kept until the last: what was interrupted goes on from there
+    saved       where each epoch is kept until the last: what was interrupted goes on from there
+    num_labels  of so many pictures only, as often as all would be seen; 0: on the teacher's answers alone; None: of all
     """
-    epochs = _EPOCHS[kind]
-    steps = epochs * -(-len(train.labels) // _BATCH)
+    count = num_labels or len(train.labels)
+    epochs = _EPOCHS[kind] * len(train.labels) // count
+    steps = epochs * -(-count // _BATCH)
     learner = model
     if teacher is not None:
         learner = keras.distillation.Distiller(
-            teacher=teacher, student=model, distillation_losses=keras.distillation.LogitsDistillation(temperature=3.0)
+            teacher=teacher,
+            student=model,
+            student_loss_weight=0.0 if num_labels == 0 else 0.5,
+            distillation_losses=keras.distillation.LogitsDistillation(
+                temperature=3.0,
+                loss=keras.losses.KLDivergence(),  # said by name, Keras 3.15 takes it of logits, not of probabilities
+            ),
         )
     learner.compile(
         optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(_RATE[kind], steps)),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     learner.fit(
-        train.values(), train.labels.astype(np.int32), batch_size=_BATCH, epochs=epochs, verbose=0,
+        train.values()[:count], train.labels[:count].astype(np.int32), batch_size=_BATCH, epochs=epochs, verbose=0,
         callbacks=[keras.callbacks.BackupAndRestore(str(saved))],
     )  # fmt: skip
 
@@ -102,7 +114,7 @@ class Workshop:
 
     def network(
         self, name: str, kind: str, channels: Sequence[int], seed: int, *,
-        start: Network | None = None, teacher: Network | None = None,
+        start: Network | None = None, teacher: Network | None = None, num_labels: int | None = None,
     ) -> Network:  # fmt: skip
         """The network of this name: from the folder, else trained and written there."""
         path = self._folder / f"{name}.npz"
@@ -111,13 +123,8 @@ class Workshop:
         keras.utils.set_random_seed(seed)
         began = time.perf_counter()
         model = build(channels, start)
-        fit(
-            model,
-            self._train,
-            kind,
-            self._folder / f".{name}",
-            None if teacher is None else build(teacher.channels, teacher),
-        )
+        taught_by = None if teacher is None else build(teacher.channels, teacher)
+        fit(model, self._train, kind, self._folder / f".{name}", teacher=taught_by, num_labels=num_labels)
         seconds = time.perf_counter() - began
         reached = accuracy(model, self._validation)
         network = network_of(model)
@@ -145,6 +152,9 @@ def main() -> None:
         cut.save(arguments.out / f"cut-{seed}.npz")  # before fine-tuning: what cutting alone costs
         workshop.network(f"pruned-{seed}", "pruned", PRUNED, seed, start=cut, teacher=teacher)
         workshop.network(f"small-distilled-{seed}", "small", PRUNED, seed, teacher=teacher)
+    for seed in range(arguments.seeds):
+        workshop.network(f"few-labels-{seed}", "student", STUDENT, seed, num_labels=_FEW)
+        workshop.network(f"no-labels-{seed}", "student", STUDENT, seed, teacher=teacher, num_labels=0)
 
 
 if __name__ == "__main__":
