@@ -109,12 +109,16 @@ class Counting:
         self.ended: list[tuple[str, str, int]] = []
         self.rejected: list[str] = []
 
-    def on_start(self, method: str) -> None:
-        self.started.append(method)
+    def on_start(self, method: str, count: int = 1) -> None:
+        self.started += [method] * count
 
     def on_end(self, method: str, model: str, code: int, seconds: float) -> None:
         assert seconds >= 0
         self.ended.append((method, model, code))
+
+    def on_end_all(self, method: str, model: str, code: int, seconds: list[float]) -> None:
+        for each in seconds:
+            self.on_end(method, model, code, each)
 
     def on_rejected(self, reason: str) -> None:
         self.rejected.append(reason)

@@ -41,6 +41,16 @@ def test_a_worker_that_answers_many_calls_at_once_loses_none(transport_name: str
 
 
 @on_both_transports
+def test_calls_that_are_put_aside_are_answered_at_the_end_of_their_turn(transport_name: str) -> None:
+    with serving(transport_name) as s:
+        outcomes = client().call("many_echoes", s.address, num=1500, width=64, method="EchoTurn")
+        assert outcomes == {"OK": 1500}
+        assert sum(s.service.seen("turn")) == 1500
+        assert max(s.service.seen("turn")) > 1  # or there were no turns
+        s.wait_idle()
+
+
+@on_both_transports
 def test_second_answer_is_refused_and_harmless(transport_name: str) -> None:
     with serving(transport_name) as s:
         for i in range(5):

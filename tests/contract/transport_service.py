@@ -26,12 +26,13 @@ class Service:
         self.held: list[Call] = []
         self.waiting: set[Call] = set()
         self.num_replied = 0
+        self.turn: list[Call] = []
 
     def methods(self) -> list[Method]:
         kinds = {
             Kind.UNARY: [
                 self.Echo, self.EchoLater, self.Metadata, self.BadMetadata, self.Fail, self.Crash, self.Double,
-                self.Deadline, self.Stall, self.HangUnary, self.Big, self.Wait,
+                self.Deadline, self.Stall, self.HangUnary, self.Big, self.Wait, self.EchoTurn,
             ],
             Kind.SERVER_STREAM: [
                 self.Count, self.CountLater, self.FailStream, self.CrashStream, self.HangServerStream, self.Flood,
@@ -67,6 +68,18 @@ class Service:
 
     def Echo(self, call: Call) -> None:
         self.num_replied += call.reply(call.message)
+
+    def EchoTurn(self, call: Call) -> None:
+        """Echoes at the end of the turn, with all that came in it."""
+        if not self.turn:
+            call.at_turn_end(self._end_turn)
+        self.turn.append(call)
+
+    def _end_turn(self) -> None:
+        calls, self.turn = self.turn, []
+        for call in calls:
+            self.num_replied += call.reply(call.message)
+        self.record("turn", len(calls))
 
     def EchoLater(self, call: Call) -> None:
         def answer() -> None:

@@ -102,16 +102,17 @@ def test_counts_of_many_threads_add_up() -> None:
     counter = Counters("c", "C.").child()
 
     def work() -> None:
-        for _ in range(20_000):
+        for _ in range(10_000):
             histogram.observe(1.5)
-            counter.add()
+            histogram.observe_all([1.0, 2.5])
+            counter.add(2)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert histogram.read() == ([0, 80_000, 0], 120_000)
+    assert histogram.read() == ([40_000, 40_000, 40_000], 200_000)
     assert counter.value == 80_000
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,12 @@ from headrace_server.config import InputLimits
 from headrace_server.errors import Reason, ServingError, invalid_input
 from headrace_server.jobs.checks import require_model, wrong_task
 from headrace_server.jobs.embed import embedded
+from headrace_server.jobs.infer_group import GroupRequest, InferShape
+from headrace_server.jobs.infer_groups import Deliver, InferGroups
 from headrace_server.jobs.infer_outputs import check_wanted, joined, select
 from headrace_server.jobs.infer_queries import InferQuery, InferResult
-from headrace_server.jobs.infer_rows import GraphRows, read_rows
+from headrace_server.jobs.infer_rows import read_rows
+from headrace_server.jobs.infer_views import infer_view
 from headrace_server.jobs.queries import ModelRef
 from headrace_server.jobs.ranking import stacked
 from headrace_server.jobs.signatures import (
@@ -28,8 +31,6 @@ from headrace_server.jobs.signatures import (
     LABEL,
     RELEVANCE,
     SCORES,
-    Signature,
-    signature_of,
     split_name,
 )
 from headrace_server.jobs.submission import Copies, Finish, Leases, RowResult, Submissions, refused
@@ -46,6 +47,7 @@ class Infer:
 
     def __init__(self, versions: Leases, limits: InputLimits, copies: Copies | None = None) -> None:
         self._submissions = Submissions(versions, copies)
+        self._groups = InferGroups(versions, limits)
         self._limits = limits
         self._inline: set[str] = set()  # names of models that computed their last request on the thread that brought it
 
@@ -65,7 +67,7 @@ class Infer:
             return None
 
         def admit(model: Model) -> tuple[Mapping[str, Array], int]:
-            view = _view(model, None)
+            view = infer_view(model, None)
             if query.outputs:
                 check_wanted(query.outputs, view.signature)
             if view.cutter is None:
@@ -73,10 +75,14 @@ class Infer:
             return view.cutter.feeds(query.inputs, self._limits.max_inputs)
 
         def finish(model: Model, outputs: Mapping[str, Array]) -> InferResult:
-            signature = _view(model, None).signature
+            signature = infer_view(model, None).signature
             return InferResult(select(outputs, query.outputs, signature), ModelRef(query.model.name, model.version))
 
         return self._submissions.compute_now(query.model, context, admit, finish, partial(self._admit, query, None))
+
+    def answer_group(self, shape: InferShape, requests: Sequence[GroupRequest], deliver: Deliver) -> None:
+        """As `InferGroups.answer`."""
+        self._groups.answer(shape, requests, deliver)
 
     def submit(self, query: InferQuery, context: RequestContext) -> Future[InferResult]:
         """Future of the outputs. Cuts, or prepares, here; answers on an engine's worker.
@@ -99,7 +105,7 @@ class Infer:
     def _admit(
         self, query: InferQuery, task: Task | None, model: Model
     ) -> tuple[Task, Sequence[Row], Finish[InferResult]]:
-        view = _view(model, task)
+        view = infer_view(model, task)
         signature = view.signature
         if signature.decoupled:
             raise wrong_task(model, "answer ModelInfer", "it generates text: use ModelStreamInfer")
@@ -140,24 +146,6 @@ class Infer:
             return InferResult(select(outputs, wanted, signature), answered)
 
         return task, rows, reduce
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """A model asked in one way; `cutter` where the tensors are the graph's own."""
-
-    signature: Signature
-    cutter: GraphRows | None
-
-
-def _view(model: Model, task: Task | None) -> _View:
-    """Made once a model."""
-    key = "infer" if task is None else f"infer.{task.value}"
-    view: _View | None = model.derived.get(key)
-    if view is None:
-        signature = signature_of(model, task)
-        view = model.derived[key] = _View(signature, None if signature.reads else GraphRows(signature))
-    return view
 
 
 def _is_unknown(error: BaseException | None) -> bool:

@@ -104,7 +104,7 @@ class Submissions:
         try:
             tensors, num_rows = admit(model)
             prepared = perf_counter_ns()
-            outputs = servable.run_now(tensors, num_rows, context)
+            outputs = servable.run_now(tensors, num_rows, context.timings)
             if outputs is None:
                 lease.release()
                 return None

@@ -59,6 +59,7 @@ class Row:
     cut_from   the tensors that the arrays are views of, and this row's place on their axis 0: rows that follow each
                other there are a batch as it lies; None: arrays of their own
     is_run     the arrays are a whole run's, to be shared with nobody
+    block      rows of several callers, one after the other, in the place of `arrays`; `num_rows` says how many
     """
 
     arrays: dict[str, Array]
@@ -68,6 +69,17 @@ class Row:
     num_units: int = 0
     cut_from: tuple[Mapping[str, Array], int] | None = None
     is_run: bool = False
+    block: RowBlock | None = None
+    num_rows: int = 1
+
+
+class RowBlock(Protocol):
+    """Rows that wait together."""
+
+    def take(self, now: float) -> tuple[dict[str, Array], int]:
+        """Whole tensors of the rows that somebody still waits for at `time.monotonic()`, and how many they are: perhaps
+        none. Asked right before each run."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

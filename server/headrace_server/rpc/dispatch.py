@@ -30,6 +30,7 @@ __all__ = [
     "Deferred",
     "Received",
     "UnaryRpc",
+    "begin_unary",
     "denied_method",
     "parse",
     "unary_method",
@@ -83,22 +84,22 @@ def parse(request_type: type[RequestT], data: bytes) -> RequestT:
 
 def unary_method(rpc: UnaryRpc[RequestT], *, workers: Workers, observer: RpcObserver) -> Method:
     """The method as a transport serves it."""
-    light = rpc.light
+    return Method(rpc.name, Kind.UNARY, lambda call: begin_unary(rpc, Exchange(call, observer), workers))
 
-    def handle(call: Call) -> None:
-        exchange = Exchange(call, observer)
-        try:
-            request: RequestT | None = None
-            if light is not None and len(call.message) <= INLINE_BYTES:
-                request = parse(rpc.request_type, call.message)
-                if light(request):
-                    _answer(rpc, exchange, request)
-                    return
-            workers.submit(exchange.context, partial(_work, rpc, exchange, request), exchange.fail)
-        except Exception as error:
-            exchange.fail(error)
 
-    return Method(rpc.name, Kind.UNARY, handle)
+def begin_unary(rpc: UnaryRpc[RequestT], exchange: Exchange, workers: Workers, *, here: bool = True) -> None:
+    """Answers a call, or has it answered; `here`: on this thread, the transport's, if the request is light."""
+    light, call = rpc.light, exchange.call
+    try:
+        request: RequestT | None = None
+        if here and light is not None and len(call.message) <= INLINE_BYTES:
+            request = parse(rpc.request_type, call.message)
+            if light(request):
+                _answer(rpc, exchange, request)
+                return
+        workers.submit(exchange.context, partial(_work, rpc, exchange, request), exchange.fail)
+    except Exception as error:
+        exchange.fail(error)
 
 
 def unimplemented_method(name: str, kind: Kind, observer: RpcObserver, *, why: str = "not built yet") -> Method:

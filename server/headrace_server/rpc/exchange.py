@@ -7,12 +7,12 @@ import time
 
 from headrace_server.errors import Reason, ServingError
 from headrace_server.rpc.metadata import request_id_of, trailing_metadata
-from headrace_server.rpc.observer import RpcObserver
+from headrace_server.rpc.observer import CallTrace, RpcObserver
 from headrace_server.rpc.status import Code, status_of
 from headrace_server.rpc.transport.call import Call, Status
 from headrace_server.serving.context import RequestContext, Timings
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "access", "record_access"]
 
 # A record a call would cost more than a light call itself: answers are DEBUG, refusals INFO, our own faults and what
 # took too long WARNING.
@@ -23,19 +23,25 @@ _LOAD = frozenset({Reason.QUEUE_FULL, Reason.DEADLINE_EXCEEDED, Reason.DEADLINE_
 
 
 class Exchange:
-    """Begins when it is made; ends with the one `reply`, `finish`, `fail` or `abandon` that its method calls."""
+    """Begins when it is made; ends with the one `reply`, `finish`, `fail` or `abandon` that its method calls.
+
+    started_ns  of a call that has begun already, and was counted: when
+    trace       its own, where it has been begun
+    """
 
     __slots__ = ("_observer", "_started_ns", "call", "context", "trace")
 
-    def __init__(self, call: Call, observer: RpcObserver) -> None:
-        self._started_ns = time.perf_counter_ns()
+    def __init__(self, call: Call, observer: RpcObserver, started_ns: int = 0, trace: CallTrace | None = None) -> None:
+        self._started_ns = started_ns or time.perf_counter_ns()
         self._observer = observer
         self.call = call
         metadata = call.metadata
-        tracer = observer.tracer
-        self.trace = None if tracer is None else tracer.begin(call.method, metadata, self._started_ns)
+        if trace is None and observer.tracer is not None:
+            trace = observer.tracer.begin(call.method, metadata, self._started_ns)
+        self.trace = trace
         self.context = RequestContext(deadline=call.deadline, request_id=request_id_of(metadata), trace=self.trace)
-        observer.on_start(call.method)
+        if not started_ns:
+            observer.on_start(call.method)
         call.on_cancel(self.context.cancel)
 
     @property
@@ -96,27 +102,32 @@ class Exchange:
         self._observer.on_end(self.call.method, timings.model, int(code), seconds)
         if self.trace is not None:
             self.trace.end(ended_ns, int(code), self.request_id, timings)
-        slow = seconds >= self._observer.slow_s and bool(timings.model)
-        level = logging.WARNING if slow else _level(code)
-        if access.isEnabledFor(level):
-            access.log(
-                level,
-                "%s %s%s",
-                self.call.method,
-                code.name,
-                ", slow" if slow else "",
-                extra={
-                    **timings.log_fields,
-                    "rpc": self.call.method,
-                    "code": code.name,
-                    "seconds": round(seconds, 6),
-                    "peer": self.call.peer,
-                    **(_stages(timings) if timings.model else {}),
-                },
-            )
+        record_access(self.call, code, seconds, timings, self._observer.slow_s)
 
     def _code_when_gone(self) -> Code:
         return Code.DEADLINE_EXCEEDED if self.context.expired else Code.CANCELLED
+
+
+def record_access(call: Call, code: Code, seconds: float, timings: Timings, slow_s: float) -> None:
+    """The line of the log about a call that has ended."""
+    slow = seconds >= slow_s and bool(timings.model)
+    level = logging.WARNING if slow else _level(code)
+    if access.isEnabledFor(level):
+        access.log(
+            level,
+            "%s %s%s",
+            call.method,
+            code.name,
+            ", slow" if slow else "",
+            extra={
+                **timings.log_fields,
+                "rpc": call.method,
+                "code": code.name,
+                "seconds": round(seconds, 6),
+                "peer": call.peer,
+                **(_stages(timings) if timings.model else {}),
+            },
+        )
 
 
 def _level(code: Code) -> int:

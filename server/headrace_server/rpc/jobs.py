@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from headrace_server.jobs.catalogs import Catalogs
 from headrace_server.jobs.generate import Generate
+from headrace_server.jobs.infer_group import GroupRequest, InferShape
+from headrace_server.jobs.infer_groups import Deliver
 from headrace_server.jobs.infer_queries import InferQuery, InferResult
 from headrace_server.jobs.queries import (
     ClassifyQuery,
@@ -47,6 +50,11 @@ class InferJob(Job[InferQuery, InferResult], Protocol):
 
     def answer_now(self, query: InferQuery, context: RequestContext) -> InferResult | None:
         """The result, computed on this thread; None: it is to be submitted. Raises ServingError."""
+        ...
+
+    def answer_group(self, shape: InferShape, requests: Sequence[GroupRequest], deliver: Deliver) -> None:
+        """Has requests that came together computed together, here or on an engine's worker, and `deliver` called: for
+        each request once. Quick, and raises nothing."""
         ...
 
 

@@ -25,8 +25,10 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections.abc import Sequence
 
 from headrace_server.rpc.transport.call import Metadata
+from headrace_server.rpc.transport.metadata import SafeMetadata
 from headrace_server.serving.context import Timings
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "SENT_REQUEST_ID_KEY",
     "request_id_of",
     "trailing_metadata",
+    "trailing_of_group",
 ]
 
 SENT_REQUEST_ID_KEY = "x-request-id"
@@ -69,14 +72,27 @@ def _microseconds(duration_ns: int) -> int:
     return (duration_ns + 500) // 1000
 
 
-def trailing_metadata(request_id: str, timings: Timings) -> Metadata:
+def trailing_metadata(request_id: str, timings: Timings) -> SafeMetadata:
     """The request id, and the timings where a model or a catalog was asked."""
+    if not timings.model_version and not timings.batch_size:
+        return SafeMetadata(((REQUEST_ID_KEY, request_id),))
+    return SafeMetadata(
+        ((REQUEST_ID_KEY, request_id), (QUEUE_KEY, str(_microseconds(timings.queue_ns))), *_without_queue(timings))
+    )
+
+
+def trailing_of_group(request_ids: Sequence[str], timings: Timings, queues_ns: Sequence[int]) -> list[SafeMetadata]:
+    """As `trailing_metadata`, of requests that share `timings`, but for how long each waited."""
+    shared = _without_queue(timings)
+    return [
+        SafeMetadata(((REQUEST_ID_KEY, request_id), (QUEUE_KEY, str((queue_ns + 500) // 1000)), *shared))
+        for request_id, queue_ns in zip(request_ids, queues_ns, strict=True)
+    ]
+
+
+def _without_queue(timings: Timings) -> Sequence[tuple[str, str]]:
     version = timings.model_version
-    if not version and not timings.batch_size:
-        return ((REQUEST_ID_KEY, request_id),)
     stages = (
-        (REQUEST_ID_KEY, request_id),
-        (QUEUE_KEY, str(_microseconds(timings.queue_ns))),
         (PREPROCESS_KEY, str(_microseconds(timings.preprocess_ns))),
         (INFER_KEY, str(_microseconds(timings.infer_ns))),
         (POSTPROCESS_KEY, str(_microseconds(timings.postprocess_ns))),

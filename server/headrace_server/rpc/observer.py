@@ -46,11 +46,14 @@ class RpcObserver(Protocol):
     @property
     def slow_s(self) -> float: ...
 
-    def on_start(self, method: str) -> None:
-        """An RPC was accepted."""
+    def on_start(self, method: str, count: int = 1) -> None:
+        """RPCs were accepted."""
 
     def on_end(self, method: str, model: str, code: int, seconds: float) -> None:
         """It ended, `seconds` after it was accepted."""
+
+    def on_end_all(self, method: str, model: str, code: int, seconds: list[float]) -> None:
+        """Several ended, each so many seconds after it was accepted."""
 
     def on_rejected(self, reason: str) -> None:
         """A request was refused, or left a queue unserved, for load or time."""
@@ -62,10 +65,13 @@ class NoObserver:
     tracer: CallTracer | None = None
     slow_s: float = inf
 
-    def on_start(self, method: str) -> None:
+    def on_start(self, method: str, count: int = 1) -> None:
         """Nothing."""
 
     def on_end(self, method: str, model: str, code: int, seconds: float) -> None:
+        """Nothing."""
+
+    def on_end_all(self, method: str, model: str, code: int, seconds: list[float]) -> None:
         """Nothing."""
 
     def on_rejected(self, reason: str) -> None:

@@ -126,8 +126,9 @@ def build_methods(
     built = _assembled(rpcs, health, workers, observer)
     generate = generation.stream_method(workers, observer)
     built[generate.name] = generate
-    infer = inference.stream_method(jobs.generate.stream, workers=workers, observer=observer, stall_s=stall_s)
-    built[infer.name] = infer
+    infer_stream = inference.stream_method(jobs.generate.stream, workers=workers, observer=observer, stall_s=stall_s)
+    for method in (inference.infer_method(workers, observer), infer_stream):
+        built[method.name] = method
     for rpc in changing:
         built.setdefault(rpc.name, denied_method(rpc.name, Kind.UNARY, observer))
     for module in (*_BUILT, *_CATALOGS):

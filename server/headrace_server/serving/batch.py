@@ -18,12 +18,16 @@ RowResult = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """Results of one run: `rows[i]` belongs to the i-th row that was handed in; stage times in nanoseconds."""
+    """Results of one run: `rows[i]` belongs to the i-th row that was handed in; stage times in nanoseconds.
+
+    num_rows  computed, where blocks of rows were handed in; None: one each
+    """
 
     rows: Sequence[RowResult]
     collate_ns: int = 0  # rows padded and stacked into feeds
     infer_ns: int = 0  # the engine
     reduce_ns: int = 0  # outputs made into results and split by row
+    num_rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

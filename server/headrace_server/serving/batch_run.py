@@ -71,7 +71,7 @@ class BatchRun:
                     self._fail(group, error)
                 continue
             ended = self._clock()
-            if group is batch:
+            if group is batch and result.num_rows != 0:
                 self.clean_seconds = ended - began
             self._answer(group, result, started, ended)
 
@@ -85,7 +85,7 @@ class BatchRun:
 
     def _answer(self, group: Sequence[Entry], result: BatchResult, started: float, ended: float) -> None:
         finished: list[tuple[Request, float]] = []
-        size = len(group)
+        size = len(group) if result.num_rows is None else result.num_rows
         with self._lock:
             for entry, row_result in zip(group, result.rows, strict=True):
                 entry.row = None
@@ -114,6 +114,8 @@ class BatchRun:
             timings.batch_size = max(timings.batch_size, request.largest_batch)
             self.num_settled += 1
             request.answer()
+        if not size:  # nobody waited for any of it
+            return
         waited_ns = max(0, int((started - min(entry.submitted for entry in group)) * 1e9))
         self.computed.append((size, StageTimes(waited_ns, result.collate_ns, result.infer_ns, result.reduce_ns)))
 
@@ -138,8 +140,8 @@ def _trace(group: Sequence[Entry], requests: Sequence[RequestTrace], began_ns: i
         requests,
         model=timings.model,
         version=timings.model_version,
-        num_rows=len(group),
-        num_units=max(entry.units for entry in group) * len(group),
+        num_rows=sum(entry.num_rows for entry in group),
+        num_units=max(entry.units for entry in group) * sum(entry.num_rows for entry in group),
         began_ns=began_ns,
         ended_ns=ended_ns,
     )

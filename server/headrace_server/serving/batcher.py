@@ -5,11 +5,6 @@
 A worker that is free takes what waits at once; no timer runs unless `max_delay_ms` asks for one. While a neighbour is
 idle it takes its share only, so that two cores work on what one submission brought.
 
-Company. Where a run costs about the same for many rows as for one (a scan), `company_share` has a worker wait for as
-many rows as its last run had, while they keep coming: those whom it has just answered are likely to ask again, and
-would else be split between two runs. It waits no longer than that share of a run's time, never for a caller who came
-alone, nor where the first in line is short of time.
-
 Inline. A policy may say that rows need not wait for a worker: while none waits and fewer runs than workers are in
 flight, the submitter's own thread is the worker of its request, and has its answer when `submit` returns. It pays where
 a run is shorter than the hand-off to another thread, and is wrong for all others: the thread may be the one that reads
@@ -42,11 +37,14 @@ from headrace_server.errors import Reason, ServingError
 from headrace_server.models.model import Row
 from headrace_server.serving import refusals
 from headrace_server.serving.batch import BatchObserver, Runner, StageTimes
+from headrace_server.serving.batch_news import BatchNews
 from headrace_server.serving.batch_run import BatchRun
+from headrace_server.serving.company import Company
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.door import Door
 from headrace_server.serving.entry import BatchFuture, Entry, Request
 from headrace_server.serving.row_queue import RowQueue
+from headrace_server.serving.runs import Runs
 from headrace_server.serving.service_time import ServiceTime
 
 __all__ = ["PATIENCE_S", "Batcher"]
@@ -54,7 +52,6 @@ __all__ = ["PATIENCE_S", "Batcher"]
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 10.0
-_GAP_SHARE = 0.3  # of the longest wait for company: when nobody has come for so long, nobody is likely to
 _SURELY = 0.8  # of a run's estimated time is taken for certain
 
 
@@ -63,7 +60,7 @@ class Batcher:
 
     runner       computes one batch, blocking, on up to `num_workers` threads at once
     name         the model, for thread names, the log and the observer; `version` likewise
-    company_share  of a run's time that a worker may wait for company; 0: it never does
+    company_share  of a run's time that a worker may wait for more rows (see `company`); 0: it never does
     enough_units   padded units that fill a run, if one of so many takes 5 ms or longer; 0: rows alone are counted
     stage        what a run is called in traces
     clock        seconds, monotonic, the clock of `RequestContext.deadline`
@@ -87,8 +84,7 @@ class Batcher:
         self._policy = policy
         self._name = name
         self._version = version
-        self._observer = observer
-        self._company_share = company_share
+        self._news = BatchNews(observer, name, version)
         self._stage = stage
         self._clock = clock
         self._lock = threading.Lock()
@@ -97,16 +93,13 @@ class Batcher:
         self._queue = RowQueue()
         self._service_time = ServiceTime()
         self._door = Door(policy, self._queue, self._service_time, num_workers, enough_units)
+        self._company = Company(company_share, self._queue, self._service_time)
+        self._runs = Runs(num_workers)
         self._seq = 0
-        self._last_arrival = 0.0
-        self._last_size = 1  # rows of the run that ended last
-        self._awaited = 0  # rows for which a worker waits before it begins
         self._num_idle = 0
         self._num_open = 0  # requests admitted and not yet resolved
-        self._running: dict[int, tuple[float, list[Entry]]] = {}  # by thread: expected end, rows
         self._admitting = True
         self._stopping = False
-        self._num_workers = num_workers
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{worker}", daemon=True) for worker in range(num_workers)
         ]
@@ -138,14 +131,14 @@ class Batcher:
                 entries = self._entries(request, rows, now)
                 inline = self._policy.inline and self._may_run_here(entries)
                 if inline:
-                    self._mark_running(entries, now)
+                    self._begin_run(entries, now)
                 else:
                     self._enqueue(request, entries, now)
         if expired:
             self._fail_expired(expired)
         if refusal is not None:
             future.set_exception(refusal)
-            self._tell_rejected(refusal.reason, len(rows))
+            self._news.rejected(refusal.reason, len(rows))
         elif not rows:
             future.set_result([])
         elif inline:
@@ -158,6 +151,26 @@ class Batcher:
                 future.abandon = None
         return future
 
+    def submit_block(self, row: Row, context: RequestContext) -> BatchFuture | None:
+        """Future of the one result of a block of rows; None: it is not admitted, and who is of it shall ask alone.
+
+        context  its deadline, the nearest of those in the block, says where it stands and whether it is admitted; who
+                 is cancelled or late is the block's own affair
+        """
+        future = BatchFuture()
+        now = self._clock()
+        expired: list[Request] = []
+        with self._lock:
+            refusal = self._refusal((row,), context, now, expired)
+            if refusal is None:
+                request = Request(future, context, 1)
+                entries = self._entries(request, (row,), now)
+                request.deadline = None
+                self._enqueue(request, entries, now)
+        if expired:
+            self._fail_expired(expired)
+        return future if refusal is None else None
+
     def enter(self) -> bool:
         """Whether this thread may compute rows of its own now, as a run like any other until it calls `leave`.
 
@@ -169,7 +182,7 @@ class Batcher:
         with self._lock:
             if not self._admitting or not self._may_run_here(()):
                 return False
-            self._running[threading.get_ident()] = (self._clock() + self._service_time.batch_seconds(1), [])
+            self._runs.begin((), self._clock() + self._service_time.batch_seconds(1))
             self._num_open += 1
             return True
 
@@ -180,11 +193,8 @@ class Batcher:
                 self._service_time.observe(num_rows, stages.infer_ns * 1e-9, self._clock())
             self._end_run()
             self._resolved(1)
-        if stages is not None and self._observer is not None:
-            try:
-                self._observer.on_batch(self._name, self._version, num_rows, stages)
-            except Exception:
-                logger.exception("%s: the batch observer failed", self._name)
+        if stages is not None:
+            self._news.computed(((num_rows, stages),))
 
     def drain(self, timeout_s: float) -> bool:
         """Refuses new requests and waits for the admitted ones. True: all were answered. False: the time was up."""
@@ -211,9 +221,9 @@ class Batcher:
         if threading.current_thread() in self._threads:
             return  # called from a done-callback: the batch that it answers is not over yet
         with self._lock:
-            here = threading.get_ident()  # the same of a batch that is computed inline
-            self._all_done.wait_for(lambda: not self._running.keys() - {here}, max(0.0, limit - time.monotonic()))
-            stuck = self._claim(entry.request for _, entries in self._running.values() for entry in entries)
+            # One of this thread's own is the same: a batch that is computed inline.
+            self._all_done.wait_for(lambda: not self._runs.elsewhere(), max(0.0, limit - time.monotonic()))
+            stuck = self._claim(self._runs.requests())
         if stuck:
             logger.error("%s: %d requests were still running %.1f s after the stop", self._name, len(stuck), timeout_s)
             self._fail(stuck, refusals.shutting_down)
@@ -224,10 +234,8 @@ class Batcher:
         """Why these rows cannot be admitted; None when they can. Under the lock."""
         if not self._admitting:
             return refusals.shutting_down()
-        busy_s = 0.0
-        if len(self._running) >= self._num_workers:
-            busy_s = max(0.0, min(end for end, _ in self._running.values()) - now)
-        return self._door.refusal(rows, context, now, _order(context.deadline, now), busy_s, expired)
+        order = _order(context.deadline, now)
+        return self._door.refusal(rows, context, now, order, self._runs.busy_s(now), expired)
 
     def _entries(self, request: Request, rows: Sequence[Row], now: float) -> list[Entry]:
         """The rows of a request that is admitted, each with its order. Under the lock."""
@@ -252,25 +260,22 @@ class Batcher:
         for entry in entries:
             push(entry)
         request.entries = entries
-        self._last_arrival = now
-        if self._queue.num_rows >= self._awaited:
+        self._company.last_arrival = now
+        if self._queue.num_rows >= self._company.awaited:
             self._work_waits.notify()
 
     def _may_run_here(self, entries: Sequence[Entry]) -> bool:
         """Whether nothing waits, a run is free, and one run can hold the rows. Under the lock."""
-        if self._queue.num_rows or len(self._running) >= self._num_workers or threading.get_ident() in self._running:
+        if self._queue.num_rows or not self._runs.may_begin_here:
             return False
         if len(entries) <= 1:
             return True
         first = entries[0]
         return len(entries) <= self._policy.max_batch_size and all(_alike(entry, first) for entry in entries)
 
-    def _mark_running(self, batch: list[Entry], now: float) -> None:
+    def _begin_run(self, batch: list[Entry], now: float) -> None:
         """Counts `batch` as a run of this thread. Under the lock."""
-        expected_end = now + self._service_time.batch_seconds(_padded(batch))
-        for entry in batch:
-            entry.waiting = False
-        self._running[threading.get_ident()] = (expected_end, batch)
+        self._runs.begin(batch, now + self._service_time.batch_seconds(_padded(batch)))
 
     # the worker
 
@@ -299,7 +304,7 @@ class Batcher:
         free_since: float | None = None  # since when there has been something to take
         while not self._stopping and not expired:
             timeout: float | None = None
-            if self._queue.num_rows and len(self._running) < self._num_workers:
+            if self._queue.num_rows and self._runs.may_begin:
                 now = self._clock()
                 free_since = now if free_since is None else free_since
                 size = policy.max_batch_size
@@ -308,14 +313,14 @@ class Batcher:
                 elif self._admitting and self._queue.num_rows < self._door.rows_a_run(self._queue.mean_units):
                     head = self._queue.head(now, expired)
                     timeout = None if head is None else head.submitted + delay_s - now
-                if self._company_share and self._admitting:
-                    timeout = self._company_due_s(self._last_size, free_since, now, expired)
+                if self._company.share and self._admitting:
+                    timeout = self._company.due_s(free_since, now, expired)
                 if timeout is None or timeout <= 0:
                     batch = self._queue.take(
                         size, policy.max_padding_ratio, self._too_late(now), expired, self._door.units_a_run()
                     )
                     if batch:
-                        self._mark_running(batch, now)
+                        self._begin_run(batch, now)
                         return batch
                     continue
                 if expired:
@@ -323,27 +328,8 @@ class Batcher:
             self._num_idle += 1
             self._work_waits.wait(timeout)
             self._num_idle -= 1
-            self._awaited = 0
+            self._company.awaited = 0
         return []
-
-    def _company_due_s(self, awaited: int, free_since: float, now: float, expired: list[Request]) -> float | None:
-        """Seconds until a worker that waits for `awaited` rows looks again; None: it takes what there is. Under the
-        lock."""
-        if self._queue.num_rows >= awaited:
-            return None
-        head = self._queue.head(now, expired)
-        if head is None:
-            return None
-        run_s = self._service_time.batch_seconds(head.units)
-        deadline = head.request.deadline
-        if deadline is not None and deadline < now + 2 * run_s:
-            return None
-        most_s = self._company_share * run_s
-        due_s = min(free_since + most_s, self._last_arrival + most_s * _GAP_SHARE) - now
-        if due_s <= 0:
-            return None
-        self._awaited = awaited
-        return due_s
 
     def _too_late(self, now: float) -> float:
         """The latest deadline that even the shortest run, begun now, would miss. Under the lock."""
@@ -356,7 +342,7 @@ class Batcher:
         run = BatchRun(self._runner, queue=self._queue, lock=self._lock, clock=self._clock, stage=self._stage)
         try:
             run.compute(batch)
-            self._tell_batches(run, depth)
+            self._news.computed(run.computed, depth)
         except BaseException:
             told = sorted({entry.request.timings.request_id for entry in batch})
             model = {"model": self._name, "model_version": self._version}
@@ -366,7 +352,7 @@ class Batcher:
             self._fail(lost, partial(ServingError, Reason.INTERNAL, "the request could not be computed"))
         finally:
             with self._lock:
-                self._last_size = len(batch)
+                self._company.last_size = sum(entry.num_rows for entry in batch)
                 if run.clean_seconds is not None:
                     self._service_time.observe(_padded(batch), run.clean_seconds, self._clock())
                 self._resolved(run.num_settled)
@@ -374,10 +360,10 @@ class Batcher:
 
     def _end_run(self) -> None:
         """This thread's run is over. Under the lock."""
-        del self._running[threading.get_ident()]
+        self._runs.end()
         if self._policy.inline and self._queue.num_rows:
             self._work_waits.notify()  # what came while every run was taken
-        if self._stopping and not self._running:
+        if self._stopping and not self._runs:
             self._all_done.notify_all()
 
     # the end of a request
@@ -411,31 +397,13 @@ class Batcher:
 
     def _fail_expired(self, requests: Sequence[Request]) -> None:
         self._fail(requests, refusals.deadline_passed)
-        self._tell_rejected(Reason.DEADLINE_EXCEEDED, sum(request.num_rows for request in requests))
+        self._news.rejected(Reason.DEADLINE_EXCEEDED, sum(request.num_rows for request in requests))
 
     def _resolved(self, num_requests: int) -> None:
         """Counts futures that have been resolved. Under the lock."""
         self._num_open -= num_requests
         if not self._num_open:
             self._all_done.notify_all()
-
-    # the observer
-
-    def _tell_batches(self, run: BatchRun, depth: int) -> None:
-        if self._observer is not None:
-            try:
-                self._observer.on_depth(self._name, self._version, depth)
-                for size, stages in run.computed:
-                    self._observer.on_batch(self._name, self._version, size, stages)
-            except Exception:
-                logger.exception("%s: the batch observer failed", self._name)
-
-    def _tell_rejected(self, reason: Reason, num_rows: int) -> None:
-        if self._observer is not None:
-            try:
-                self._observer.on_rejected(self._name, self._version, reason, num_rows)
-            except Exception:
-                logger.exception("%s: the batch observer failed", self._name)
 
 
 def _order(deadline: float | None, now: float) -> float:
@@ -453,4 +421,4 @@ def _alike(entry: Entry, other: Entry) -> bool:
 
 def _padded(batch: Sequence[Entry]) -> int:
     """Padded units of a batch: its longest row's, times its rows."""
-    return max(entry.units for entry in batch) * len(batch)
+    return max(entry.units for entry in batch) * sum(entry.num_rows for entry in batch)

@@ -57,7 +57,7 @@ class Door:
         deadline = context.deadline
         if deadline is not None and deadline <= now:
             return refusals.deadline_passed()
-        limit, num_rows = self._policy.max_queue_rows, len(rows)
+        limit, num_rows = self._policy.max_queue_rows, sum(row.num_rows for row in rows)
         if self._queue.num_rows + num_rows > limit:
             if num_rows > limit:
                 return refusals.request_too_large(rows=num_rows, limit=limit)
@@ -91,14 +91,15 @@ class Door:
 
     def _needed_s(self, rows: Sequence[Row], order: float, remaining_s: float, busy_s: float) -> float:
         """Seconds until `rows` would be computed, an optimistic estimate."""
-        own_units = sum(self.units(row) for row in rows)
+        own_rows = sum(row.num_rows for row in rows)
+        own_units = sum(self.units(row) * row.num_rows for row in rows)
 
         def until_done(rows_ahead: int, units_ahead: int) -> float:
             return self._service_time.seconds_until_done(
-                rows=rows_ahead + len(rows),
+                rows=rows_ahead + own_rows,
                 units=units_ahead + own_units,
                 num_workers=self._num_workers,
-                max_batch_size=self.rows_a_run((units_ahead + own_units) / (rows_ahead + len(rows))),
+                max_batch_size=self.rows_a_run((units_ahead + own_units) / (rows_ahead + own_rows)),
                 busy_s=busy_s,
             )
 

@@ -37,7 +37,7 @@ class Request:
 
     def __init__(self, future: BatchFuture, context: RequestContext, num_rows: int) -> None:
         self.future = future
-        self.deadline = context.deadline
+        self.deadline = context.deadline  # of a block None: the batcher neither drops nor fails it for time
         self.timings = context.timings
         self.num_rows = num_rows
         self.done = False
@@ -73,14 +73,15 @@ class Request:
 
 
 class Entry:
-    """One row of a request. `waiting` is true while it holds a place in the queue."""
+    """One row of a request, or a block of them. `waiting` is true while it holds a place in the queue."""
 
-    __slots__ = ("index", "order", "request", "row", "seq", "submitted", "units", "waiting")
+    __slots__ = ("index", "num_rows", "order", "request", "row", "seq", "submitted", "units", "waiting")
 
     def __init__(
         self, row: Row, request: Request, index: int, order: float, seq: int, submitted: float, units: int
     ) -> None:
         self.row: Row | None = row  # dropped as soon as it is no longer needed
+        self.num_rows = row.num_rows  # more than one of a block
         self.request = request
         self.index = index
         self.order = order  # seconds on the batcher's clock; smaller runs first

@@ -45,8 +45,8 @@ class RowQueue:
         if heap is None:
             heap = lengths[entry.units] = []
         heappush(heap, (entry.order, entry.seq, entry))
-        self.num_rows += 1
-        self.num_units += entry.units
+        self.num_rows += entry.num_rows
+        self.num_units += entry.units * entry.num_rows
 
     def drop(self, request: Request) -> None:
         """Frees every place that `request` still holds."""
@@ -83,7 +83,7 @@ class RowQueue:
         rows = units = 0
         for lengths in self._shapes.values():
             for length, heap in lengths.items():
-                count = sum(1 for key in heap if key[0] <= order and key[2].waiting)
+                count = sum(key[2].num_rows for key in heap if key[0] <= order and key[2].waiting)
                 rows += count
                 units += count * length
         return rows, units
@@ -107,20 +107,24 @@ class RowQueue:
         lengths, heap = found
         first = self._pop(heap)
         batch = [first]
-        longest = total = first.units
-        while len(batch) < max_rows:
+        longest, num_rows = first.units, first.num_rows
+        total = longest * num_rows
+        while num_rows < max_rows:
             best: _Heap | None = None
             for units, heap in lengths.items():
-                padded = max(longest, units) * (len(batch) + 1)
+                padded = max(longest, units) * (num_rows + 1)
                 if padded > max_padding_ratio * (total + units) or (max_units and padded > max_units):
                     continue
-                if self._earliest(heap, now, expired) and (best is None or heap[0] < best[0]):
+                if not self._earliest(heap, now, expired) or num_rows + heap[0][2].num_rows > max_rows:
+                    continue
+                if best is None or heap[0] < best[0]:
                     best = heap
             if best is None:
                 break
             entry = self._pop(best)
             batch.append(entry)
-            total += entry.units
+            num_rows += entry.num_rows
+            total += entry.units * entry.num_rows
             longest = max(longest, entry.units)
         for units in [units for units, heap in lengths.items() if not heap]:
             del lengths[units]
@@ -164,15 +168,15 @@ class RowQueue:
     def _pop(self, heap: _Heap) -> Entry:
         entry = heappop(heap)[2]
         entry.waiting = False
-        self.num_rows -= 1
-        self.num_units -= entry.units
+        self.num_rows -= entry.num_rows
+        self.num_units -= entry.units * entry.num_rows
         return entry
 
     def _leave(self, entry: Entry) -> None:
         entry.waiting = False
         entry.row = None
-        self.num_rows -= 1
-        self.num_units -= entry.units
+        self.num_rows -= entry.num_rows
+        self.num_units -= entry.units * entry.num_rows
 
     def _rebuild(self) -> None:
         for shape_key, lengths in list(self._shapes.items()):

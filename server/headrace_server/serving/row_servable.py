@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from headrace_server.config import BatchPolicy, ThreadBudget
 from headrace_server.engines.base import Engine, EngineInfo
 from headrace_server.engines.factory import create_engine
 from headrace_server.errors import Reason, ServingError
-from headrace_server.models.model import Model, Row, Task
+from headrace_server.models.model import Model, Row, RowBlock, Task
 from headrace_server.serving.batch import BatchObserver, BatchResult, RowResult, StageTimes
 from headrace_server.serving.batcher import Batcher
-from headrace_server.serving.context import RequestContext
+from headrace_server.serving.context import RequestContext, Timings
 from headrace_server.serving.entry import BatchFuture
 from headrace_server.serving.warm_up import warm_up
 
@@ -93,7 +93,22 @@ class RowServable:
         """
         return self._batcher.submit([_for_task(row, task) for row in rows], context)
 
-    def run_now(self, feeds: Mapping[str, Array], num_rows: int, context: RequestContext) -> dict[str, Array] | None:
+    @property
+    def max_block_rows(self) -> int:
+        """Rows that `submit_block` takes at once; 0: none, the graph insists on batches of one size."""
+        return 0 if self._fixed_batch else self.policy.max_batch_size
+
+    def submit_block(
+        self, block: RowBlock, num_rows: int, shapes: tuple[tuple[int, ...], ...], context: RequestContext
+    ) -> BatchFuture | None:
+        """Future of the graph's outputs for a block of rows of whole tensors; as `Batcher.submit_block`.
+
+        shapes  of one row, without a batch axis, in the graph's order: whose company it may be in
+        """
+        row = Row({}, shape_key=(*shapes, Task.INFER), block=block, num_rows=num_rows)
+        return self._batcher.submit_block(row, context)
+
+    def run_now(self, feeds: Mapping[str, Array], num_rows: int, timings: Timings) -> dict[str, Array] | None:
         """The graph's outputs for whole tensors of `num_rows` rows, computed here; None: they have to be submitted.
 
         Only where the policy says inline, and as `Batcher.enter`; counted and timed as a run of its own.
@@ -110,7 +125,6 @@ class RowServable:
             stages = StageTimes(0, 0, ended - began, 0)
         finally:
             self._batcher.leave(num_rows, stages)
-        timings = context.timings
         timings.inferred(began, ended)
         timings.batch_size = num_rows
         return outputs
@@ -123,6 +137,8 @@ class RowServable:
             raise ServingError(Reason.WRONG_TASK, f"model {self.model.name!r} does not {task.value}")
         if rows[0].is_run:
             return self._run_alone(rows[0])
+        if any(row.block is not None for row in rows):
+            return self._run_blocks(rows)
         started = perf_counter_ns()
         whole = _filled_up(rows, self._fixed_batch)
         feeds = _stack(whole) if pipeline is None else pipeline.collate(whole)
@@ -137,6 +153,30 @@ class RowServable:
         started = perf_counter_ns()
         outputs = self._engine.run(row.arrays)
         return BatchResult([outputs], 0, perf_counter_ns() - started, 0)
+
+    def _run_blocks(self, rows: Sequence[Row]) -> BatchResult:
+        """Blocks of rows, and rows, in one run."""
+        started = perf_counter_ns()
+        now = monotonic()
+        parts = [(_stack((row,)), 1) if row.block is None else row.block.take(now) for row in rows]
+        num_rows = sum(size for _, size in parts)
+        if not num_rows:
+            return BatchResult([{} for _ in rows], num_rows=0)
+        whole = [tensors for tensors, size in parts if size]
+        feeds = whole[0]
+        if len(whole) > 1:
+            feeds = {name: np.concatenate([tensors[name] for tensors in whole]) for name in feeds}
+        collated = perf_counter_ns()
+        outputs = self._engine.run(feeds)
+        _require_batch_axis(outputs, num_rows)
+        inferred = perf_counter_ns()
+        results: list[RowResult] = []
+        at = 0
+        for row, (_, size) in zip(rows, parts, strict=True):
+            place: Any = at if row.block is None else slice(at, at + size)
+            results.append({name: array[place, ...] for name, array in outputs.items()})
+            at += size
+        return BatchResult(results, collated - started, inferred - collated, perf_counter_ns() - inferred, num_rows)
 
     def drain(self, timeout_s: float) -> bool:
         """As `Batcher.drain`."""

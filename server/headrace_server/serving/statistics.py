@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import time
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from headrace_server.serving.window import SlidingWindow
 __all__ = [
     "BatchSums",
     "Comparison",
+    "GroupRecord",
     "RequestObserver",
     "RequestObservers",
     "RequestRecord",
@@ -48,12 +49,32 @@ class RequestRecord:
     by_split: bool = False
 
 
+@dataclass(slots=True)
+class GroupRecord:
+    """Requests that were answered together: a RequestRecord of each, but for what they share.
+
+    timings    of each, but for how long it waited
+    queues_ns  by request: how long it waited
+    num_rows   of each
+    """
+
+    model: str
+    version: str
+    timings: Timings
+    queues_ns: Sequence[int]
+    latency_ns: int
+    num_rows: int
+
+
 class RequestObserver(Protocol):
     """Told of every request that a version answered or failed, on whichever thread ended it. Quick, and never the
     cause of an error: what it raises is logged and dropped."""
 
     def on_request(self, record: RequestRecord) -> None:
         """A request has ended; its answer is not told yet."""
+
+    def on_group(self, record: GroupRecord) -> None:
+        """Requests that no split chose the version for have been answered together."""
 
 
 class RequestObservers:
@@ -65,6 +86,10 @@ class RequestObservers:
     def on_request(self, record: RequestRecord) -> None:
         for observer in self._observers:
             observer.on_request(record)
+
+    def on_group(self, record: GroupRecord) -> None:
+        for observer in self._observers:
+            observer.on_group(record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +209,19 @@ class VersionStatistics:
         if self._windows and (record.fault or record.failure is None):
             for window in self._windows:
                 window.add_request(record.latency_ns, record.fault)
+
+    def on_group(self, record: GroupRecord) -> None:
+        """Requests have been answered together."""
+        self._last = time()
+        timings, num_rows, latency_ns = record.timings, record.num_rows, record.latency_ns
+        shared = (timings.preprocess_ns, timings.infer_ns, timings.postprocess_ns, latency_ns)
+        self._pending += [(num_rows, queue_ns, *shared) for queue_ns in record.queues_ns]
+        if len(self._pending) >= _PENDING:
+            with self._lock:
+                self._add_up()
+        for window in self._windows:
+            for _ in record.queues_ns:
+                window.add_request(latency_ns, False)
 
     def on_batch(self, size: int, stages: StageTimes) -> None:
         """A run of `size` rows has ended."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from headrace_server.models.model import Model
 from headrace_server.serving.context import Timings
 from headrace_server.serving.fault import is_fault
 from headrace_server.serving.servable import Servable
-from headrace_server.serving.statistics import RequestObserver, RequestRecord, VersionStatistics
+from headrace_server.serving.statistics import GroupRecord, RequestObserver, RequestRecord, VersionStatistics
 
 __all__ = ["Lease", "ModelState", "ModelStatus", "Version"]
 
@@ -116,7 +116,7 @@ class Lease:
     by_split  a split chose the version
     """
 
-    __slots__ = ("_began_ns", "_by_split", "_give_back", "_observer", "servable", "shadow", "version")
+    __slots__ = ("_began_ns", "_give_back", "_observer", "by_split", "servable", "shadow", "version")
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Lease:
         self._began_ns = perf_counter_ns()
         self.servable = servable
         self.shadow = shadow
-        self._by_split = by_split
+        self.by_split = by_split
         self.version: Version | None = version  # None once given back; the repository's lock guards it
         self._give_back = give_back
         self._observer = observer
@@ -140,12 +140,34 @@ class Lease:
 
         accepted  of a failure: the version had made rows of the caller's input, as `serving.fault` means it
         """
+        self.count(timings, num_rows, failure, accepted=accepted)
+        self.release()
+
+    def end_group(self, timings: Timings, queues_ns: Sequence[int], num_rows: int) -> None:
+        """Counts requests that were answered together, of so many rows each, and gives the lease back.
+
+        timings    of each, but for how long it waited: `queues_ns`, by request
+        """
+        version = self.version
+        if version is not None and queues_ns:
+            latency_ns = perf_counter_ns() - self._began_ns
+            record = GroupRecord(version.name, version.version, timings, queues_ns, latency_ns, num_rows)
+            try:
+                version.statistics.on_group(record)
+                if self._observer is not None:
+                    self._observer.on_group(record)
+            except Exception:
+                logger.exception("the observer of requests failed", extra=timings.log_fields)
+        self.release()
+
+    def count(self, timings: Timings, num_rows: int, failure: Reason | None = None, *, accepted: bool = False) -> None:
+        """As `end`, and keeps the lease: of several requests of one lease."""
         version = self.version
         if version is not None:
             latency_ns = perf_counter_ns() - self._began_ns
             fault = failure is not None and is_fault(failure, accepted=accepted)
             record = RequestRecord(
-                version.name, version.version, timings, latency_ns, num_rows, failure, fault, self._by_split
+                version.name, version.version, timings, latency_ns, num_rows, failure, fault, self.by_split
             )
             try:
                 version.statistics.on_request(record)
@@ -153,7 +175,6 @@ class Lease:
                     self._observer.on_request(record)
             except Exception:
                 logger.exception("the observer of requests failed", extra=timings.log_fields)
-        self.release()
 
     def release(self) -> None:
         """Gives the lease back; nothing is counted. Safe from any thread; later calls do nothing."""

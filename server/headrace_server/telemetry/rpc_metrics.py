@@ -57,19 +57,23 @@ class RpcMetrics:
     def families(self) -> tuple[Family, ...]:
         return (self._seconds, self._in_flight, self._rejections)
 
-    def on_start(self, method: str) -> None:
-        """An RPC of `method` ("/package.Service/Method") was accepted."""
-        self._gauge(method).add(1)
+    def on_start(self, method: str, count: int = 1) -> None:
+        """RPCs of `method` ("/package.Service/Method") were accepted."""
+        self._gauge(method).add(count)
 
     def on_end(self, method: str, model: str, code: int, seconds: float) -> None:
         """It ended with a gRPC status code, `seconds` after it was accepted."""
-        self._gauge(method).add(-1)
+        self.on_end_all(method, model, code, [seconds])
+
+    def on_end_all(self, method: str, model: str, code: int, seconds: list[float]) -> None:
+        """Several ended, each so many seconds after it was accepted."""
+        self._gauge(method).add(-len(seconds))
         key = (method, model, code)
         histogram = self._histogram_of.get(key)
         if histogram is None:
             labels = (*_service_and_method(method), model, code_name(code))
             histogram = self._histogram_of[key] = self._seconds.child(*labels)
-        histogram.observe(seconds)
+        histogram.observe_all(seconds)
 
     def on_rejected(self, reason: str) -> None:
         """An RPC was refused, or left a queue unserved, for load or time."""

@@ -10,13 +10,14 @@ headrace_queue_rejected_rows_total{model,version,reason}
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from headrace_server.errors import Reason
 from headrace_server.telemetry.instruments import Counters, Family, Histograms
 from headrace_server.telemetry.rpc_metrics import SECONDS
 
-__all__ = ["BatchStages", "EndedRequest", "RequestTimes", "ServingMetrics"]
+__all__ = ["AnsweredGroup", "BatchStages", "EndedRequest", "RequestTimes", "ServingMetrics"]
 
 _MODEL = ("model", "version")
 _REQUEST_STAGES = ("queue", "preprocess", "infer", "postprocess")
@@ -63,6 +64,21 @@ class EndedRequest(Protocol):
     def latency_ns(self) -> int: ...
     @property
     def failure(self) -> Reason | None: ...  # None: answered
+
+
+class AnsweredGroup(Protocol):
+    """Requests that were answered together; they share `timings`, but for how long each waited."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def timings(self) -> RequestTimes: ...
+    @property
+    def queues_ns(self) -> Sequence[int]: ...
+    @property
+    def latency_ns(self) -> int: ...
 
 
 class _OfVersion:
@@ -118,6 +134,17 @@ class ServingMetrics:
         preprocess.observe(timings.preprocess_ns * 1e-9)
         infer.observe(timings.infer_ns * 1e-9)
         postprocess.observe(timings.postprocess_ns * 1e-9)
+
+    def on_group(self, record: AnsweredGroup) -> None:
+        """Requests have been answered together."""
+        version_of, timings, queues_ns = self._of(record.model, record.version), record.timings, record.queues_ns
+        queue, preprocess, infer, postprocess = version_of.request
+        count = len(queues_ns)
+        version_of.seconds.observe_all([record.latency_ns * 1e-9] * count)
+        queue.observe_all([queue_ns * 1e-9 for queue_ns in queues_ns])
+        preprocess.observe_all([timings.preprocess_ns * 1e-9] * count)
+        infer.observe_all([timings.infer_ns * 1e-9] * count)
+        postprocess.observe_all([timings.postprocess_ns * 1e-9] * count)
 
     def on_batch(self, model: str, version: str, size: int, stages: BatchStages) -> None:
         """A batch of `size` rows was computed."""

@@ -80,6 +80,9 @@ class TrafficMetrics:
             outcome = "answered" if record.failure is None else record.failure.value
             self._split.child(record.model, record.version, outcome).add()
 
+    def on_group(self, record: object) -> None:
+        """Requests have been answered together; no split gave them to their version."""
+
     def on_rollback(self, model: str, version: str, condition: str) -> None:
         """A version has lost its traffic."""
         self._rollbacks.child(model, version, condition).add()

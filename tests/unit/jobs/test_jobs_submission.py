@@ -16,7 +16,7 @@ from headrace_server.models.inputs import TextInput
 from headrace_server.models.model import Model, PrepareOptions, Row, Task
 from headrace_server.serving.context import RequestContext
 from headrace_server.serving.repository import Repository
-from headrace_server.serving.statistics import RequestRecord
+from headrace_server.serving.statistics import GroupRecord, RequestRecord
 
 MOOD = ModelRef("mood")
 
@@ -67,6 +67,9 @@ def test_a_failure_gives_the_lease_back_and_tells_no_detail(
 def test_an_observer_that_fails_fails_no_request(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         def on_request(self, record: RequestRecord) -> None:
+            raise RuntimeError("told")
+
+        def on_group(self, record: GroupRecord) -> None:
             raise RuntimeError("told")
 
     monkeypatch.setattr(repository, "_requests", Broken())

@@ -358,7 +358,7 @@ def test_one_slow_first_batch_is_no_evidence() -> None:
     batcher = Batcher(cold_then_quick, BatchPolicy(), num_workers=1, name="m", clock=lambda: now[0])
     try:
         batcher.submit([row(0)], RequestContext()).result(10)
-        while batcher._running:  # its time is taken after its answer is given
+        while batcher._runs:  # its time is taken after its answer is given
             time.sleep(0.001)
         batcher.submit([row(0)], RequestContext(deadline=now[0] + 0.5)).result(10)
     finally:
@@ -376,7 +376,7 @@ def test_a_slow_past_does_not_refuse_for_ever() -> None:
     try:
         for _ in range(4):
             batcher.submit([row(0)], RequestContext()).result(10)
-        while batcher._running:  # its time is taken after its answer is given
+        while batcher._runs:  # its time is taken after its answer is given
             time.sleep(0.001)
         assert reason_of(batcher.submit([row(0)], RequestContext(deadline=now[0] + 0.5))) is Reason.DEADLINE_INFEASIBLE
         now[0] += 3.0  # nothing was measured lately

@@ -28,7 +28,7 @@ from headrace_server.rpc.codec.selector import MAX_NAME_BYTES, MAX_VERSION_BYTES
 from headrace_server.rpc.codec.tensors import MAX_AXES, require_shape
 from headrace_server.rpc.inference import messages as pb
 
-__all__ = ["DATATYPES", "decode_infer", "decode_ref", "encode_infer", "queue_timeout_s"]
+__all__ = ["DATATYPES", "SURELY_SHORT", "decode_infer", "decode_ref", "encode_infer", "queue_timeout_s"]
 
 DATATYPES: Mapping[DataType, str] = MappingProxyType(
     {
@@ -50,7 +50,7 @@ DATATYPES: Mapping[DataType, str] = MappingProxyType(
 )
 _MAX_ELEMENTS = 1 << 20  # of BYTES: each becomes an object
 _MAX_SIZE = 1 << 30  # elements that a tensor may have without a second look
-_SURELY_SHORT = MAX_NAME_BYTES // 4  # characters: no encoding of a name can be too long
+SURELY_SHORT = MAX_NAME_BYTES // 4  # characters: no encoding of a name can be too long
 _CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
@@ -89,7 +89,7 @@ def decode_infer(
     inputs: dict[str, Array] = {}
     for index, (tensor, data) in enumerate(zip(tensors, raw or repeat(None), strict=False)):
         input_name = tensor.name
-        if len(input_name) > _SURELY_SHORT:
+        if len(input_name) > SURELY_SHORT:
             require_text(input_name, f"inputs[{index}].name", MAX_NAME_BYTES)
         if input_name in inputs:
             raise invalid_input(f"inputs[{index}].name", f"{input_name[:128]!r} is given twice")
@@ -122,7 +122,7 @@ def decode_ref(name: str, version: str, *, field: str = "model_version", routing
 
 
 def _name(text: str, field: str) -> str:
-    return text if len(text) <= _SURELY_SHORT else require_text(text, field, MAX_NAME_BYTES)
+    return text if len(text) <= SURELY_SHORT else require_text(text, field, MAX_NAME_BYTES)
 
 
 def queue_timeout_s(request: pb.ModelInferRequest) -> float | None:

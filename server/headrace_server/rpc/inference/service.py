@@ -19,6 +19,7 @@ from headrace_server.rpc.dispatch import Deferred, UnaryRpc
 from headrace_server.rpc.health import Health
 from headrace_server.rpc.inference import messages as pb
 from headrace_server.rpc.inference.descriptions import describe_config, describe_metadata
+from headrace_server.rpc.inference.gathering import gathering_method
 from headrace_server.rpc.inference.stream import Begin, infer_stream_method
 from headrace_server.rpc.inference.versions import find_versions, known_view, meant
 from headrace_server.rpc.jobs import InferJob
@@ -73,13 +74,17 @@ class InferenceService:
                 UnaryRpc(name=f"{SERVICE}/{name}", request_type=kind, start=start, light=lambda request: True)
                 for name, (kind, start) in light.items()
             ),
-            UnaryRpc(
-                name=f"{SERVICE}/ModelInfer",
-                request_type=ReceivedInfer,
-                start=self.infer,
-                light=lambda request: self._infer.answers_at_once(request.message.model_name),
-            ),
         ]
+
+    def infer_method(self, workers: Workers, observer: RpcObserver) -> Method:
+        """ModelInfer, as a transport serves it."""
+        rpc = UnaryRpc(
+            name=f"{SERVICE}/ModelInfer",
+            request_type=ReceivedInfer,
+            start=self.infer,
+            light=lambda request: self._infer.answers_at_once(request.message.model_name),
+        )
+        return gathering_method(rpc, self._infer, self._limits, workers=workers, observer=observer)
 
     def server_ready(self, request: pb.ServerReadyRequest, context: RequestContext) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self._health.is_ready)

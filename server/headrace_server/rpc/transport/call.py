@@ -70,6 +70,10 @@ class Call(Protocol):
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Runs `callback` once when the call is cancelled; at once if it has been."""
 
+    def at_turn_end(self, callback: Callable[[], None]) -> None:
+        """Runs `callback` soon, on the transport's thread: once the calls that came in together have been handed over.
+        Until then the call need not be answered. For its handler alone, while that runs."""
+
     # how it is answered
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         """Sent with the status. Raises ValueError for a key or value that gRPC forbids."""

@@ -10,11 +10,18 @@ import re
 
 from headrace_server.rpc.transport.call import Metadata
 
-__all__ = ["STATUS_DETAILS_KEY", "CheckedMetadata", "check_metadata"]
+__all__ = ["STATUS_DETAILS_KEY", "CheckedMetadata", "SafeMetadata", "check_metadata"]
 
 CheckedMetadata = tuple[tuple[str, str | bytes], ...]
 
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class SafeMetadata(tuple[tuple[str, str | bytes], ...]):
+    """Pairs that are made so that gRPC will accept them: they are not looked at again."""
+
+    __slots__ = ()
+
 
 _is_key = re.compile(r"[0-9a-z_.\-]+").fullmatch
 _is_text = re.compile(r"[\x20-\x7e]*").fullmatch
@@ -27,6 +34,8 @@ def check_metadata(metadata: Metadata) -> CheckedMetadata:
     values  bytes for keys that end in "-bin"; printable ASCII otherwise
     raises  ValueError naming the key
     """
+    if type(metadata) is SafeMetadata:
+        return metadata
     checked: list[tuple[str, str | bytes]] = []
     for key, value in metadata:
         if not _is_key(key):

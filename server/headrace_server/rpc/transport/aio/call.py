@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -133,6 +134,9 @@ class AioCall(CallState):
     def resume(self) -> None:
         self._paused = False
         self._server.wake(self)
+
+    def at_turn_end(self, callback: Callable[[], None]) -> None:
+        self._server.at_turn_end(callback)
 
     def _end(self, answer: Status, response: bytes | None = None, failed: bool = False) -> bool:
         with self._lock:

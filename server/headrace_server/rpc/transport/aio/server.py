@@ -99,6 +99,10 @@ class AioServer:
             except RuntimeError:  # the loop has ended, and so has every call
                 self._mailbox.clear()
 
+    def at_turn_end(self, callback: Callable[[], None]) -> None:
+        """Runs `callback` after what the loop has to do already. On its thread only."""
+        self._loop.call_soon(callback)
+
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task for a call's reading or writing, kept until it ends."""
         task = self._loop.create_task(work)

@@ -5,7 +5,7 @@ down aborts the process. `_due` counts the batches whose event is still to come;
 more as active, when none is due and it has been answered or cancelled.
 
     unary   RecvMessage → handler → {SendInitialMetadata, SendMessage, SendStatus, RecvClose}
-            RecvClose goes on its own, as the watch for a cancellation, when the handler did not answer at once
+            RecvClose goes on its own, as the watch for a cancellation, when no answer came within milliseconds
     stream  one SendMessage in flight, the rest in `_out`; `_answer` waits behind them
 """
 
@@ -155,9 +155,13 @@ class Batches(CallState):
         self.message = message
         self._handle()
         if not self._final:
-            with self._lock:
-                if not self._final:
-                    self._watch()
+            self._server.watch_soon(self)
+
+    def watch(self) -> None:
+        """Asks to be told of a cancellation, if it has not been answered. For the server, on the poller's thread."""
+        with self._lock:
+            if not self._final and self._native is not None:
+                self._watch()
 
     def _got_stream_message(self, event: Any) -> None:
         message = event.batch_operations[0].message()

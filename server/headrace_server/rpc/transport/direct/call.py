@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from headrace_server.rpc.transport.call import Metadata, Status
 from headrace_server.rpc.transport.direct.batches import Answer, Batches, ReceiveMessage, SendInitial
@@ -60,6 +61,9 @@ class DirectCall(Batches):
             if not self._peer and self._native is not None:
                 self._peer = self._native.peer().decode("utf-8", "replace")
             return self._peer
+
+    def at_turn_end(self, callback: Callable[[], None]) -> None:
+        self._server.at_turn_end(callback)
 
     # ---- answers, from any thread
 

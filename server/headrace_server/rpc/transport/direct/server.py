@@ -3,6 +3,10 @@
 The event's tag is its continuation. A second poller makes it slower: they share the GIL. Answers of other threads go
 through the outbox: the first one starts its batch itself, the rest are left to the poller, which that batch's event is
 certain to wake; so a worker that answers a whole engine batch does not fight the poller for the GIL at every answer.
+
+Events that wait already are one turn of the poller: handlers may put calls aside until its end, and answer them
+together. A call that was not answered in its turn is watched for a cancellation some milliseconds later: most have been
+answered by then, and a watch costs as much as an answer.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
@@ -19,6 +23,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from headrace_server.config import TransportOptions
 from headrace_server.rpc.transport.call import Method
 from headrace_server.rpc.transport.core_options import core_arguments, server_credentials
+from headrace_server.rpc.transport.direct.batches import Batches
 from headrace_server.rpc.transport.direct.call import DirectCall
 from headrace_server.rpc.transport.listeners import Listeners
 from headrace_server.rpc.transport.refusals import Refusals
@@ -29,6 +34,8 @@ log = logging.getLogger(__name__)
 
 _OUTSTANDING_REQUESTS = 8  # calls the core may hand over before we ask for the next
 _QUEUE_SHUTDOWN = cygrpc.CompletionType.queue_shutdown
+_TURN_S = 0.001  # at most
+_UNWATCHED_S = 0.002  # at least, and at most twice that
 
 
 class DirectServer:
@@ -63,6 +70,12 @@ class DirectServer:
         self._ended = threading.Event()
         self._outbox: deque[DirectCall] = deque()
         self._wake_due = False  # an event is on its way that the poller has not begun to handle
+        # The poller's own.
+        self._turn_ends: list[Callable[[], None]] = []
+        self._turn_until = 0.0
+        self._unwatched: list[Batches] = []
+        self._unwatched_longer: list[Batches] = []
+        self._look_at = 0.0  # when those become watched
 
     @property
     def active_calls(self) -> int:
@@ -111,6 +124,16 @@ class DirectServer:
             if not started:
                 self._wake_due = False
 
+    def at_turn_end(self, callback: Callable[[], None]) -> None:
+        """Runs `callback` once the events that wait have been handled, or after a millisecond. On its thread."""
+        if not self._turn_ends:
+            self._turn_until = time.perf_counter() + _TURN_S
+        self._turn_ends.append(callback)
+
+    def watch_soon(self, call: Batches) -> None:
+        """Has an unanswered call watched in some milliseconds. On the poller's thread."""
+        self._unwatched.append(call)
+
     def release(self) -> None:
         with self._lock:
             self._active -= 1
@@ -155,7 +178,12 @@ class DirectServer:
         poll = queue.poll
         event = tag = None
         while True:
-            event = poll(None)
+            if self._turn_ends:
+                event = poll(0.0)
+            elif self._unwatched or self._unwatched_longer:
+                event = poll(time.time() + _UNWATCHED_S)
+            else:
+                event = poll(None)
             began = clock()
             self._wake_due = False
             tag = event.tag
@@ -166,8 +194,14 @@ class DirectServer:
                     tag(event)
                 elif event.completion_type == _QUEUE_SHUTDOWN:
                     break
+                elif self._turn_ends:  # nothing waits
+                    self._end_turn()
                 if outbox:
                     self._empty_outbox()
+                if self._turn_ends and (self._active == 1 or began > self._turn_until):
+                    self._end_turn()
+                if began > self._look_at:
+                    self._watch_unanswered(began)
             except Exception:
                 log.exception("an event could not be handled")
             event = tag = None  # or a call lives until the next event
@@ -176,6 +210,20 @@ class DirectServer:
                 self.longest_stall_s = took
         self._core.destroy()
         self._ended.set()
+
+    def _end_turn(self) -> None:
+        callbacks, self._turn_ends = self._turn_ends, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                log.exception("calls of a turn could not be answered")
+
+    def _watch_unanswered(self, now: float) -> None:
+        calls, self._unwatched_longer, self._unwatched = self._unwatched_longer, self._unwatched, []
+        self._look_at = now + _UNWATCHED_S
+        for call in calls:
+            call.watch()
 
     def _empty_outbox(self) -> None:
         try:
