@@ -34,7 +34,7 @@ from headrace_server.errors import ServingError
 from headrace_server.models.model import Model
 from headrace_server.models.onnx_header import OnnxHeader
 
-__all__ = ["choose_engine", "find_candidates", "known_choice"]
+__all__ = ["choose_engine", "find_candidates", "is_to_be_tried", "known_choice"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,16 @@ def find_candidates(header: OnnxHeader | None, device: str, precision: str) -> t
     return wanted or (plain,)
 
 
+def is_to_be_tried(header: OnnxHeader | None, candidates: Sequence[Candidate]) -> bool:
+    """Whether a trial decides: between several, or on one whose answers are known to be wrong for some graphs.
+
+    OpenVINO 2026.4 loses the scales of some 8-bit weights when it computes in bf16.
+    """
+    if header is None or len(candidates) > 1:
+        return header is not None
+    return candidates[0] == ("openvino", "bf16") and header.precision in ("int8", "w8", "w4")
+
+
 def choose_engine(
     model: Model,
     header: OnnxHeader,
@@ -71,7 +81,7 @@ def choose_engine(
     threads: ThreadBudget,
     open_: Open,
 ) -> Engine:
-    """The engine of the best of several candidates, its choice with it.
+    """The engine of the best of the candidates, its choice with it.
 
     options, threads  as the candidates are opened with
     raises  ServingError as the CPU's opener, where the reference itself does not load; DEVICE_UNAVAILABLE where no

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
 from headrace_server.engines.decode import DecodeState
-from headrace_server.engines.device_policy import choose_engine, find_candidates
+from headrace_server.engines.device_policy import choose_engine, find_candidates, is_to_be_tried
 from headrace_server.engines.devices import device_unavailable, split_device
 from headrace_server.engines.onnx import open_cpu
 from headrace_server.engines.onnx_copied_decode import CopiedDecode
@@ -62,10 +62,10 @@ def create_engine(model: Model, options: EngineOptions, budget: ThreadBudget) ->
 
     device = f"{base}:{index}" if base in ("cuda", "tensorrt") else base
     candidates = find_candidates(header, device, options.precision)
-    if header is None or len(candidates) == 1:
-        engine = open_(*candidates[0])
-    else:
+    if header is not None and is_to_be_tried(header, candidates):
         engine = choose_engine(model, header, candidates, options, threads, open_)
+    else:
+        engine = open_(*candidates[0])
     info = engine.info
     logger.info(
         "model %s/%s: device %s (asked for %s), %s, precision %s (asked for %s), %d workers of %d threads, %.0f ms",

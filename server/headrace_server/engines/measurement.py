@@ -108,7 +108,6 @@ class Measurement:
         agreement = tried.agreement
         report = replace(
             report,
-            precision=engine.info.precision,
             speedup=tried.speedup,
             latency_ms=_milliseconds(tried.engine_s),
             min_cosine=agreement.min_cosine,
@@ -153,12 +152,12 @@ class Measurement:
         else:
             if self._refusals:
                 raise self._refusals[0]
-            failure = next(each for each in self._reports.values() if each.failed)
+            failure = next(iter(self._reports.values()))
             raise device_unavailable(
-                failure.device,
+                f"{failure.device} in {failure.precision}",
                 actual="cpu",
                 reason=failure.reason,
-                cure="set device to cpu or auto, or name a precision to have it whatever its answers",
+                cure="set device to cpu or auto",
             )
         self._reports[chosen] = replace(self._reports[chosen], verdict=Verdict.CHOSEN)
         reports = tuple(self._reports.values())

@@ -33,6 +33,7 @@ OPENVINO = "OpenVINOExecutionProvider"
 _DISTRIBUTION, _MODULE = "onnxruntime-ep-openvino", "onnxruntime_ep_openvino"
 _CURE = "set device to cpu or auto"
 _INSTALL = f"pip install {_DISTRIBUTION} (the extra headrace[openvino]), or {_CURE}"
+_IN_BF16 = ("fp32", "fp16", "int8", "w8", "w4")  # weights of graphs whose floats may be computed in bf16
 _FEW_NODES = 0.1  # of a graph: with less on OpenVINO, it is not OpenVINO that runs it
 _registration = threading.Lock()
 
@@ -51,8 +52,11 @@ def installed_openvino() -> str:
 
 
 def openvino_precisions(weights: str) -> tuple[str, ...]:
-    """Precisions in which OpenVINO runs a graph of such weights on this machine; the first is the graph's own."""
-    faster = ("bf16",) if weights in ("fp32", "fp16") and find_cpu().has_bf16 else ()
+    """Precisions in which OpenVINO runs a graph of such weights on this machine; the first is the graph's own.
+
+    In bf16 what the graph computes in 8 bits stays in 8 bits; its floats are rounded.
+    """
+    faster = ("bf16",) if weights in _IN_BF16 and find_cpu().has_bf16 else ()
     return (weights, *faster)
 
 
@@ -114,7 +118,7 @@ def _adder(plugin: _Plugin, precision: str, request: EngineRequest) -> Callable[
 def _check_precision(precision: str, weights: str) -> None:
     if precision in openvino_precisions(weights) or (precision == "fp32" and weights == "fp16"):
         return
-    if precision == "bf16" and weights in ("fp32", "fp16"):
+    if precision == "bf16" and weights in _IN_BF16:
         raise device_unavailable(
             "precision bf16",
             actual=weights,

@@ -105,6 +105,21 @@ def test_int8_weights_run_as_the_graph_says(tmp_path: Path) -> None:
 
 
 @installed
+@with_bf16
+def test_floats_around_int8_weights_are_bf16_only_where_that_gives_the_same_answers(tmp_path: Path) -> None:
+    # OpenVINO 2026.4 loses the scale of these weights in bf16; where a later one does not, it serves.
+    refusal = ""
+    try:
+        answer = load(small_graphs.int8_matmul(tmp_path), "bf16").run({"x": np.ones((1, 4), np.float32)})["y"]
+    except ServingError as error:
+        refusal = error.message
+    if refusal:
+        assert "openvino in bf16 is not available: its answers differ" in refusal
+    else:
+        np.testing.assert_allclose(answer, [[0.5] * 4], rtol=0.01)
+
+
+@installed
 def test_a_precision_that_the_graph_has_not_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="the weights of this graph are fp32") as caught:
         load(large_matmul(tmp_path), "int8")
