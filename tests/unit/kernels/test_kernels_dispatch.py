@@ -17,6 +17,7 @@ from headrace_kernels import (
     _dispatch,
     activation,
     errors,
+    graph_operators,
     packing,
     pooling,
     quantization,
@@ -102,6 +103,13 @@ def test_scans_are_those_of_the_forced_variant(isa: str) -> None:
         assert native_scan.current() == isa
 
 
+def test_graph_operators_are_those_of_the_forced_variant_or_none() -> None:
+    for name in headrace_kernels.variants():
+        with _dispatch.force(name):
+            assert (graph_operators.library() is not None) == (name in {"amx", "avx512_vnni"})
+    assert set(graph_operators.variants()) == {"amx", "avx512_vnni"} & set(headrace_kernels.variants())
+
+
 def test_select_refuses_an_unknown_name_and_changes_nothing() -> None:
     before = headrace_kernels.isa()
     with pytest.raises(ValueError, match="'neon9' is not one of"):
@@ -116,6 +124,7 @@ def test_select_refuses_an_unknown_name_and_changes_nothing() -> None:
         _dispatch,
         activation,
         errors,
+        graph_operators,
         packing,
         pooling,
         quantization,

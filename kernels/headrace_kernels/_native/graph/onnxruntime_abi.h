@@ -30,7 +30,7 @@ typedef struct {
 } OrtApiBase;
 
 enum { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 }; /* OrtErrorCode */
-enum { ORT_FLOAT = 1, ORT_INT8 = 3 };            /* ONNXTensorElementDataType */
+enum { ORT_FLOAT = 1, ORT_INT8 = 3, ORT_INT32 = 6 }; /* ONNXTensorElementDataType */
 
 /* ORT_CALL(api, Name)(arguments): a function of the table by its place and type. */
 #define ORT_CALL(api, name) ((Ort##name *)(api)[ORT_PLACE_##name])

@@ -1,6 +1,8 @@
 /* Operators of ONNX Runtime for decoder graphs whose activations are quantized row by row; domain "headrace".
  *
  *     RowLinear(x, weights, scales) -> x times weights
+ *     CachedAttention(qkv, past_key, past_value, seqlens_k, total_sequence_length, cosines, sines)
+ *         -> attended, present_key, present_value
  *     RowFeedForward(x, gate_up, gate_up_scales, down, down_scales) -> (silu(x gate) * (x up)) down
  *
  * Weights and scales stand as rows.h says; of gate_up, blocks of gate and up alternate. Work is cut by outputs, so that
@@ -11,6 +13,7 @@
 
 #include "onnxruntime_abi.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +27,9 @@ static const hr_row_kernels *chosen;
 
 void hr_use_row_kernels(const hr_row_kernels *kernels) { chosen = kernels; }
 
-/* Memory of the calling thread, kept for its next call: a run asks a hundred times for the same few hundred KB. */
+/* Memory of the calling thread, kept for its next call: a run asks a hundred times for the same few hundred KB. An
+ * operator has one piece, and each of its tasks another, as some run on the operator's own thread. */
+enum { OF_OPERATOR, OF_TASK, NUM_MEMORIES };
 
 static pthread_key_t memory_key;
 static pthread_once_t memory_once = PTHREAD_ONCE_INIT;
@@ -35,21 +40,22 @@ typedef struct {
 } memory;
 
 static void free_memory(void *kept) {
-    free(((memory *)kept)->bytes);
+    for (int i = 0; i < NUM_MEMORIES; ++i) free(((memory *)kept)[i].bytes);
     free(kept);
 }
 
 static void make_key(void) { pthread_key_create(&memory_key, free_memory); }
 
-static void *memory_of(size_t size) {
+static void *memory_of(int whose, size_t size) {
     pthread_once(&memory_once, make_key);
     memory *kept = pthread_getspecific(memory_key);
     if (!kept) {
-        if (!(kept = calloc(1, sizeof *kept)) || pthread_setspecific(memory_key, kept)) {
+        if (!(kept = calloc(NUM_MEMORIES, sizeof *kept)) || pthread_setspecific(memory_key, kept)) {
             free(kept);
             return NULL;
         }
     }
+    kept += whose;
     if (kept->size < size) {
         free(kept->bytes);
         kept->size = 0;
@@ -107,13 +113,14 @@ static OrtStatus *read_weights(OrtApi *api, OrtKernelContext *context, size_t in
     return NULL;
 }
 
-/* The output has the rows' shape but for its last dimension. */
-static OrtStatus *make_output(OrtApi *api, OrtKernelContext *context, const tensor *x, int64_t outputs, float **out) {
+/* An output of the shape of `like`, but for its last dimension. */
+static OrtStatus *make_output(OrtApi *api, OrtKernelContext *context, size_t index, const tensor *like, int64_t last,
+                              float **out) {
     int64_t dimensions[MAX_RANK];
     OrtValue *value;
-    memcpy(dimensions, x->dimensions, sizeof dimensions);
-    dimensions[x->rank - 1] = outputs;
-    OrtStatus *status = ORT_CALL(api, KernelContext_GetOutput)(context, 0, dimensions, x->rank, &value);
+    memcpy(dimensions, like->dimensions, sizeof dimensions);
+    dimensions[like->rank - 1] = last;
+    OrtStatus *status = ORT_CALL(api, KernelContext_GetOutput)(context, index, dimensions, like->rank, &value);
     return status ? status : ORT_CALL(api, GetTensorMutableData)(value, (void **)out);
 }
 
@@ -205,9 +212,9 @@ static OrtStatus *row_linear(void *data, OrtKernelContext *context) {
     if (status) return status;
     const ptrdiff_t width = (ptrdiff_t)x.dimensions[x.rank - 1];
     status = read_weights(self->api, context, 1, width, &weights, &scales);
-    if (!status) status = make_output(self->api, context, &x, scales.dimensions[0], &out);
+    if (!status) status = make_output(self->api, context, 0, &x, scales.dimensions[0], &out);
     if (status || !of.count) return status;
-    int8_t *at = memory_of(size_of_rows(of.count, width));
+    int8_t *at = memory_of(OF_OPERATOR, size_of_rows(of.count, width));
     if (!at) return fault(self->api, "memory is exhausted");
     status = quantize(&of, x.data, width, at, &rows);
     if (status) return status;
@@ -230,11 +237,11 @@ static OrtStatus *row_feed_forward(void *data, OrtKernelContext *context) {
     if (opening.dimensions[0] % 2) return fault(self->api, "blocks of gate and up do not come in pairs");
     const ptrdiff_t wide = (ptrdiff_t)opening_scales.dimensions[0] / 2;
     status = read_weights(self->api, context, 3, wide, &down, &down_scales);
-    if (!status) status = make_output(self->api, context, &x, down_scales.dimensions[0], &out);
+    if (!status) status = make_output(self->api, context, 0, &x, down_scales.dimensions[0], &out);
     if (status || !of.count) return status;
     const size_t inner_size = (size_t)(padded(of.count) * wide) * sizeof(float);
     const size_t first_size = size_of_rows(of.count, width), second_size = size_of_rows(of.count, wide);
-    int8_t *at = memory_of(inner_size + (first_size > second_size ? first_size : second_size));
+    int8_t *at = memory_of(OF_OPERATOR, inner_size + (first_size > second_size ? first_size : second_size));
     if (!at) return fault(self->api, "memory is exhausted");
     float *inner = (float *)at;
     status = quantize(&of, x.data, width, at + inner_size, &rows);
@@ -247,6 +254,137 @@ static OrtStatus *row_feed_forward(void *data, OrtKernelContext *context) {
     product closed = {self->rows->linear, &rows, down.data, down_scales.data, down.dimensions[0], 0,
                       down_scales.dimensions[0], out};
     return multiply(&of, &closed, 4);
+}
+
+/* Attention over a cache. Of a step: queries are rotated and scaled into memory, new keys and values are put into the
+ * cache, then tiles of queries attend. Where past and present are one memory, only new keys and values are written. */
+
+typedef struct {
+    const hr_row_kernels *kernels;
+    const float *qkv, *past[2], *cosines, *sines;
+    const int32_t *lengths; /* after the run, less one */
+    float *queries, *present[2], *out;
+    ptrdiff_t batch, sequence, num_heads, num_kv_heads, dim, max_length, tile, num_tiles;
+    int failed; /* a task without memory */
+} attention;
+
+static ptrdiff_t past_of(const attention *of, ptrdiff_t row) { return of->lengths[row] + 1 - of->sequence; }
+
+static void rotate(const float *from, const float *cosines, const float *sines, ptrdiff_t half, float scale, float *to) {
+    for (ptrdiff_t i = 0; i < half; ++i) {
+        const float a = from[i], b = from[half + i];
+        to[i] = (a * cosines[i] - b * sines[i]) * scale;
+        to[half + i] = (b * cosines[i] + a * sines[i]) * scale;
+    }
+}
+
+/* One new token of one row. */
+static void place_token(const attention *of, ptrdiff_t row, ptrdiff_t token) {
+    const ptrdiff_t dim = of->dim, half = dim / 2, position = past_of(of, row) + token;
+    const ptrdiff_t index = row * of->sequence + token, kv = of->num_kv_heads;
+    const float *from = of->qkv + index * (of->num_heads + 2 * kv) * dim;
+    const float *cosines = of->cosines + position * half, *sines = of->sines + position * half;
+    const float scale = 1.0f / sqrtf((float)dim);
+    for (ptrdiff_t head = 0; head < of->num_heads; ++head, from += dim)
+        rotate(from, cosines, sines, half, scale, of->queries + (index * of->num_heads + head) * dim);
+    for (ptrdiff_t head = 0; head < kv; ++head, from += dim)
+        rotate(from, cosines, sines, half, 1.0f, of->present[0] + ((row * kv + head) * of->max_length + position) * dim);
+    for (ptrdiff_t head = 0; head < kv; ++head, from += dim)
+        memcpy(of->present[1] + ((row * kv + head) * of->max_length + position) * dim, from, (size_t)dim * sizeof *from);
+}
+
+static void place_part(void *data, size_t task) {
+    const attention *of = data;
+    const ptrdiff_t first = (ptrdiff_t)task * ROWS_A_TASK, end = of->batch * of->sequence;
+    for (ptrdiff_t i = first; i < end && i < first + ROWS_A_TASK; ++i)
+        place_token(of, i / of->sequence, i % of->sequence);
+}
+
+static void attend_part(void *data, size_t task) {
+    attention *of = data;
+    /* Later tiles see more keys: they are begun first, so that no thread is left with a long one at the end. */
+    const ptrdiff_t tile = of->num_tiles - 1 - (ptrdiff_t)task / (of->batch * of->num_kv_heads);
+    const ptrdiff_t head = (ptrdiff_t)task % of->num_kv_heads, row = (ptrdiff_t)task / of->num_kv_heads % of->batch;
+    const ptrdiff_t first = tile * of->tile, left = of->sequence - first, group = of->num_heads / of->num_kv_heads;
+    const ptrdiff_t place = (row * of->sequence * of->num_heads + head * group) * of->dim;
+    const ptrdiff_t cache = (row * of->num_kv_heads + head) * of->max_length * of->dim;
+    const hr_attention part = {
+        .queries = of->queries + place, .keys = of->present[0] + cache, .values = of->present[1] + cache,
+        .out = of->out + place, .first = first, .count = left < of->tile ? left : of->tile, .group = group,
+        .stride = of->num_heads * of->dim, .past = past_of(of, row), .num_keys = of->max_length, .dim = of->dim,
+    };
+    float *scratch = memory_of(OF_TASK, (size_t)hr_attention_scratch(&part) * sizeof(float));
+    if (scratch) of->kernels->attend(&part, scratch);
+    else __atomic_store_n(&of->failed, 1, __ATOMIC_RELAXED);
+}
+
+/* What was in the cache before, where the present's memory is another. */
+static void copy_past(const attention *of) {
+    for (int i = 0; i < 2; ++i) {
+        if (of->past[i] == of->present[i]) continue;
+        for (ptrdiff_t row = 0; row < of->batch; ++row)
+            for (ptrdiff_t head = 0; head < of->num_kv_heads; ++head) {
+                const ptrdiff_t cache = (row * of->num_kv_heads + head) * of->max_length * of->dim;
+                memcpy(of->present[i] + cache, of->past[i] + cache, (size_t)(past_of(of, row) * of->dim) * sizeof(float));
+            }
+    }
+}
+
+static OrtStatus *check_attention(OrtApi *api, const attention *of, const tensor *inputs) {
+    const tensor *qkv = &inputs[0], *keys = &inputs[1], *lengths = &inputs[3], *cosines = &inputs[5];
+    const ptrdiff_t heads = of->num_heads, kv = of->num_kv_heads;
+    if (keys->rank != 4 || memcmp(keys->dimensions, inputs[2].dimensions, 4 * sizeof(int64_t)) || inputs[2].rank != 4)
+        return fault(api, "past keys and values are not of one shape [batch, heads, length, channels]");
+    if (of->dim % 16 || of->dim < 16 || of->dim > ATTENTION_MAX_DIM || kv < 1 || heads < kv || heads % kv ||
+        heads / kv > ATTENTION_MAX_GROUP || qkv->dimensions[2] != (heads + 2 * kv) * of->dim)
+        return fault(api, "heads are not of 16 to 256 channels, a multiple of 16, or do not divide evenly");
+    if (keys->dimensions[0] != of->batch || lengths->rank != 1 || lengths->dimensions[0] != of->batch)
+        return fault(api, "queries, cache and lengths are not of one batch");
+    if (cosines->rank != 2 || inputs[6].rank != 2 || cosines->dimensions[1] * 2 != of->dim ||
+        memcmp(cosines->dimensions, inputs[6].dimensions, 2 * sizeof(int64_t)))
+        return fault(api, "cosines and sines are not of half a head");
+    for (ptrdiff_t row = 0; row < of->batch; ++row)
+        if (past_of(of, row) < 0 || of->lengths[row] >= of->max_length || of->lengths[row] >= cosines->dimensions[0])
+            return fault(api, "a row is longer than the cache, or shorter than its new tokens");
+    return NULL;
+}
+
+static OrtStatus *cached_attention(void *data, OrtKernelContext *context) {
+    const kernel *self = data;
+    OrtApi *api = self->api;
+    tensor inputs[7];
+    memset(inputs, 0, sizeof inputs);
+    for (size_t i = 0; i < 7; ++i) {
+        OrtStatus *status = read_input(api, context, i, &inputs[i]);
+        if (status) return status;
+    }
+    if (inputs[0].rank != 3 || inputs[1].rank != 4) return fault(api, "queries have three dimensions, the cache four");
+    const int64_t *qkv = inputs[0].dimensions, *cache = inputs[1].dimensions;
+    attention of = {
+        .kernels = self->rows, .qkv = inputs[0].data, .past = {inputs[1].data, inputs[2].data},
+        .lengths = inputs[3].data, .cosines = inputs[5].data, .sines = inputs[6].data, .batch = qkv[0],
+        .sequence = qkv[1], .num_kv_heads = cache[1], .dim = cache[3], .max_length = cache[2],
+    };
+    of.num_heads = of.dim ? qkv[2] / of.dim - 2 * of.num_kv_heads : 0;
+    OrtStatus *status = check_attention(api, &of, inputs);
+    if (!status) status = make_output(api, context, 0, &inputs[0], of.num_heads * of.dim, &of.out);
+    for (size_t i = 0; !status && i < 2; ++i)
+        status = make_output(api, context, 1 + i, &inputs[1 + i], of.dim, &of.present[i]);
+    const ptrdiff_t tokens = of.batch * of.sequence;
+    if (status || !tokens) return status;
+    of.queries = memory_of(OF_OPERATOR, (size_t)(tokens * of.num_heads * of.dim) * sizeof(float));
+    if (!of.queries) return fault(api, "memory is exhausted");
+    copy_past(&of);
+    const size_t parts = (size_t)((tokens + ROWS_A_TASK - 1) / ROWS_A_TASK);
+    if (parts > 1) status = ORT_CALL(api, KernelContext_ParallelFor)(context, place_part, parts, 0, &of);
+    else place_part(&of, 0);
+    if (status) return status;
+    const ptrdiff_t group = of.num_heads / of.num_kv_heads;
+    of.tile = group < ATTENTION_ROWS ? ATTENTION_ROWS / group : 1;
+    of.num_tiles = (of.sequence + of.tile - 1) / of.tile;
+    const size_t tasks = (size_t)(of.num_tiles * of.batch * of.num_kv_heads);
+    status = ORT_CALL(api, KernelContext_ParallelFor)(context, attend_part, tasks, 0, &of);
+    return status || !of.failed ? status : fault(api, "memory is exhausted");
 }
 
 /* What the runtime asks of an operator */
@@ -269,6 +407,11 @@ static const char *runs_on_cpu(const OrtCustomOp *op) {
 static int float_or_codes(const OrtCustomOp *op, size_t index) {
     (void)op;
     return index % 2 ? ORT_INT8 : ORT_FLOAT; /* rows, weights, scales, weights, scales */
+}
+
+static int float_or_lengths(const OrtCustomOp *op, size_t index) {
+    (void)op;
+    return index == 3 || index == 4 ? ORT_INT32 : ORT_FLOAT; /* seqlens_k, total_sequence_length */
 }
 
 static int gives_float(const OrtCustomOp *op, size_t index) {
@@ -309,6 +452,16 @@ static size_t takes_five(const OrtCustomOp *op) {
     return 5;
 }
 
+static size_t takes_seven(const OrtCustomOp *op) {
+    (void)op;
+    return 7;
+}
+
+static size_t gives_three(const OrtCustomOp *op) {
+    (void)op;
+    return 3;
+}
+
 static size_t gives_one(const OrtCustomOp *op) {
     (void)op;
     return 1;
@@ -319,16 +472,21 @@ static const char *linear_name(const OrtCustomOp *op) {
     return "RowLinear";
 }
 
+static const char *attention_name(const OrtCustomOp *op) {
+    (void)op;
+    return "CachedAttention";
+}
+
 static const char *feed_forward_name(const OrtCustomOp *op) {
     (void)op;
     return "RowFeedForward";
 }
 
-#define OPERATOR(name, num_inputs, compute)                                                                        \
+#define OPERATOR(name, types, num_inputs, num_outputs, compute)                                                    \
     {                                                                                                              \
         .version = ORT_VERSION_NEEDED, .GetName = name, .GetExecutionProviderType = runs_on_cpu,                   \
-        .GetInputType = float_or_codes, .GetInputTypeCount = num_inputs, .GetOutputType = gives_float,             \
-        .GetOutputTypeCount = gives_one, .KernelDestroy = free, .GetInputCharacteristic = is_required,             \
+        .GetInputType = types, .GetInputTypeCount = num_inputs, .GetOutputType = gives_float,                      \
+        .GetOutputTypeCount = num_outputs, .KernelDestroy = free, .GetInputCharacteristic = is_required,           \
         .GetOutputCharacteristic = is_required, .GetInputMemoryType = in_default_memory,                           \
         .GetVariadicInputMinArity = none, .GetVariadicInputHomogeneity = none, .GetVariadicOutputMinArity = none,  \
         .GetVariadicOutputHomogeneity = none, .CreateKernelV2 = create_kernel, .KernelComputeV2 = compute,         \
@@ -336,8 +494,9 @@ static const char *feed_forward_name(const OrtCustomOp *op) {
     }
 
 static const OrtCustomOp operators[] = {
-    OPERATOR(linear_name, takes_three, row_linear),
-    OPERATOR(feed_forward_name, takes_five, row_feed_forward),
+    OPERATOR(linear_name, float_or_codes, takes_three, gives_one, row_linear),
+    OPERATOR(feed_forward_name, float_or_codes, takes_five, gives_one, row_feed_forward),
+    OPERATOR(attention_name, float_or_lengths, takes_seven, gives_three, cached_attention),
 };
 
 /* Called by SessionOptions.register_custom_ops_library. The domain lives as long as the process, as sessions may. */

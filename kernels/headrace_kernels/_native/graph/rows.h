@@ -11,6 +11,8 @@
 #ifndef HEADRACE_ROWS_H
 #define HEADRACE_ROWS_H
 
+#include "attention.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,7 +40,10 @@ typedef struct {
     /* Blocks are pairs (gate, up): out[row][j] = g / (1 + exp(-g)) * u, for the pairs first ... last - 1. */
     void (*gated)(const hr_rows *rows, const int8_t *weights, const float *scales, ptrdiff_t first, ptrdiff_t last,
                   float *out, ptrdiff_t out_stride);
+    void (*attend)(const hr_attention *of, float *scratch);
 } hr_row_kernels;
+
+void hr_attend_avx512(const hr_attention *of, float *scratch);
 
 /* Variants of this build, widest first, and whether this machine runs one. There may be none. */
 int hr_num_row_variants(void);

@@ -194,7 +194,7 @@ static void gated(const hr_rows *rows, const int8_t *weights, const float *scale
     any_rows(rows, weights, scales, 2 * first, 2 * last, 1, out, out_stride);
 }
 
-const hr_row_kernels hr_rows_amx = {"amx", quantize, linear, gated};
+const hr_row_kernels hr_rows_amx = {"amx", quantize, linear, gated, hr_attend_avx512};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -68,7 +68,7 @@ static void gated(const hr_rows *rows, const int8_t *weights, const float *scale
         all_rows(rows, 1, 1, weights + pair * size, scales + pair * 2 * ROWS_BLOCK, out + pair * ROWS_BLOCK, out_stride);
 }
 
-const hr_row_kernels hr_rows_avx512_vnni = {"avx512_vnni", quantize, linear, gated};
+const hr_row_kernels hr_rows_avx512_vnni = {"avx512_vnni", quantize, linear, gated, hr_attend_avx512};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -22,7 +22,13 @@ from headrace_server.prepare.gguf.linear import (
 )
 from headrace_server.prepare.gguf.llama import LlamaConfig, rope_caches
 from headrace_server.prepare.gguf.onnx_file import StreamedGraph
-from headrace_server.prepare.gguf.row_operators import add_row_feed_forward, add_row_linear, declare_row_operators
+from headrace_server.prepare.gguf.row_operators import (
+    add_cached_attention,
+    add_row_feed_forward,
+    add_row_linear,
+    declare_attention,
+    declare_row_operators,
+)
 
 __all__ = ["DecoderBuilder"]
 
@@ -51,6 +57,8 @@ class DecoderBuilder:
         graph.weight("rope.sin", np.float32, sines.shape, lambda: sines)
         if self._precision is Precision.RQ8:
             declare_row_operators(graph)
+        if self._precision is not Precision.FP32:
+            declare_attention(graph)
         residual, head = self._embedding()
         normed = self._first_norm(residual)
         for layer in range(config.num_layers):
@@ -108,6 +116,11 @@ class DecoderBuilder:
             graph.input(name, np.float32, cache)
         for name in present:
             graph.output(name, np.float32, cache)
+        if self._precision is not Precision.FP32:
+            return add_cached_attention(
+                graph, [qkv, *past, "seqlens_k", "total_sequence_length", "rope.cos", "rope.sin"], [out, *present],
+                num_heads=config.num_heads, num_kv_heads=config.num_kv_heads,
+            )  # fmt: skip
         return graph.add(
             "GroupQueryAttention", qkv, "", "", *past, "seqlens_k", "total_sequence_length", "rope.cos", "rope.sin",
             out=[out, *present], domain=ORT_DOMAIN, num_heads=config.num_heads, kv_num_heads=config.num_kv_heads,

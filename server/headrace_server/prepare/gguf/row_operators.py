@@ -1,8 +1,8 @@
-"""Operators of rows that are quantized one by one, each with what it means in operators that every runtime has.
+"""Operators of a quantized decoder, each with what it means in operators that the runtime has.
 
-A graph names `headrace.RowLinear` and `headrace.RowFeedForward`. Where the compiled kernels have them for the machine,
-they run in one piece; elsewhere the runtime puts the functions below in their place, so that a folder is usable with
-onnxruntime alone. Weights are kept as the kernels read them:
+A graph names `headrace.RowLinear`, `headrace.RowFeedForward` and `headrace.CachedAttention`. Where the compiled kernels
+have them for the machine, they run in one piece; elsewhere the runtime puts the functions below in their place, so that
+a folder is usable with onnxruntime alone. Weights are kept as the kernels read them:
 
     weights i8[outputs / 16, inputs / 4, 16, 4]     scales f32[outputs]
     gate and up in one, their blocks of 16 outputs in turn
@@ -18,15 +18,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import FunctionProto, NodeProto, helper, numpy_helper
+from onnx import AttributeProto, FunctionProto, NodeProto, helper, numpy_helper
 
 from headrace_server.prepare.gguf.onnx_file import IMPORTS, StreamedGraph
 
 __all__ = [
     "OUTPUTS_A_BLOCK",
     "ROW_DOMAIN",
+    "add_cached_attention",
     "add_row_feed_forward",
     "add_row_linear",
+    "declare_attention",
     "declare_row_operators",
     "pack_rows",
     "quantize_rows",
@@ -94,8 +96,37 @@ def _add_weights(graph: StreamedGraph, make: MakeMatrix, shape: tuple[int, int],
     )
 
 
+def add_cached_attention(
+    graph: StreamedGraph, inputs: Sequence[str], outputs: Sequence[str], *, num_heads: int, num_kv_heads: int
+) -> str:
+    """Rotation, append to the cache, attention.
+
+    inputs   queries, keys and values in one; past keys and values; seqlens_k and total_sequence_length; cosines, sines
+    outputs  attended, present keys and values
+    """
+    return graph.add(
+        "CachedAttention", *inputs, out=outputs, domain=ROW_DOMAIN, num_heads=num_heads, kv_num_heads=num_kv_heads
+    )
+
+
+def declare_attention(graph: StreamedGraph) -> None:
+    """Say in the graph what `CachedAttention` means."""
+    inputs = ["qkv", "past_key", "past_value", "seqlens_k", "total", "cosines", "sines"]
+    outputs = ["attended", "present_key", "present_value"]
+    node = helper.make_node(
+        "GroupQueryAttention", ["qkv", "", "", *inputs[1:]], outputs, domain="com.microsoft", do_rotary=1
+    )
+    for name in ("num_heads", "kv_num_heads"):
+        node.attribute.append(AttributeProto(name=name, ref_attr_name=name, type=AttributeProto.INT))
+    graph.function(
+        helper.make_function(
+            ROW_DOMAIN, "CachedAttention", inputs, outputs, [node], list(IMPORTS), ["num_heads", "kv_num_heads"]
+        )
+    )
+
+
 def declare_row_operators(graph: StreamedGraph) -> None:
-    """Say in the graph what both operators mean."""
+    """Say in the graph what `RowLinear` and `RowFeedForward` mean."""
     graph.function(_row_linear())
     graph.function(_row_feed_forward())
 
