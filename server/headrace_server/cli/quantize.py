@@ -66,6 +66,7 @@ def quantize(
     force: Annotated[bool, typer.Option("--force", help="Let it serve below the bar.")] = False,
     ranges: Annotated[Ranges, typer.Option(help="How static chooses ranges of activations.")] = Ranges.AUTO,
     search_seconds: Annotated[float, typer.Option(min=0, help="For the search of layers to leave out; 0: none.")] = 180,
+    latency_seconds: Annotated[float, typer.Option(min=0, help="For timing before and after; 0: not timed.")] = 6,
     items: Annotated[
         Path | None, typer.Option(metavar="NPY", help="Item vectors [m, d] whose recall is measured.")
     ] = None,
@@ -106,6 +107,7 @@ def quantize(
                 force=force,
                 method=ranges.value,
                 search_s=search_seconds,
+                latency_s=latency_seconds,
                 items=items,
                 limit=limit,
                 held_out=held_out,

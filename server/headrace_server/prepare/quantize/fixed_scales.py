@@ -100,6 +100,9 @@ class _Rewriting:
         self._kept: dict[str, _Kept] = {}
         self._for_all: set[str] = set()  # values that everybody reads in 8 bits, not layers alone
         self._bounds = {} if form.symmetric else _activations(graph, list(wanted.values()))
+        # The runtime merges a MatMul of rank 2 with the Add after it before it looks for QDQ: they become a Gemm here,
+        # whose bias is in integers as well.
+        self._gemms = {} if form.symmetric else _flat_sums(graph, list(wanted.values()))
         self._dropped: set[str] = set()
         self._outputs = set(graph.outputs)
 
@@ -111,8 +114,9 @@ class _Rewriting:
             return self._passed_on(node)
         made = self._quantize(layer.value, layer.value) if layer.value not in self._kept else []
         read = self._kept[layer.value]
-        made += self._matrix(layer, read) if layer.is_matrix else self._convolution(node, layer, read)
-        return made
+        if layer.name in self._gemms:
+            return made + self._gemm(layer, read, self._gemms[layer.name])
+        return made + (self._matrix(layer, read) if layer.is_matrix else self._convolution(node, layer, read))
 
     def _passed_on(self, node: NodeProto) -> list[NodeProto] | None:
         """Another node: it reads 8 bits where its maker keeps them, and keeps them where it can."""
@@ -163,6 +167,15 @@ class _Rewriting:
         if layer.bias:
             nodes.append(_node("Add", [output, layer.bias], layer.output))
         return nodes
+
+    def _gemm(self, layer: Layer, read: _Kept, total: _Sum) -> list[NodeProto]:
+        """A Gemm of integers, its bias too."""
+        self._dropped.add(total.node)
+        values = self._graph.constant(total.bias).reshape(-1)
+        least = np.abs(values) / (read.scale * _BIAS_LIMIT)
+        weight, nodes = self._weight(layer, layer.matrix(self._graph), axis=1, least_scales=least)
+        bias, made = self._bias(layer, values, read.scale * self._weight_scales)
+        return [*nodes, *made, helper.make_node("Gemm", [read.name, weight, bias], [total.output], name=layer.name)]
 
     def _convolution(self, node: NodeProto, layer: Layer, read: _Kept) -> list[NodeProto]:
         graph, bias_values = self._graph, self._graph.constant(layer.bias) if layer.bias else None
@@ -217,6 +230,38 @@ class _Rewriting:
         names = [integers, graph.add_constant(f"{base}/scales", scales)]
         names.append(graph.add_constant(f"{base}/zero_points", np.zeros(len(scales), np.int32)))
         return f"{base}/dequantized", [_node("DequantizeLinear", names, f"{base}/dequantized", axis=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """A matrix product and its bias: the Add's name ("" where the layer is a Gemm), the bias, the result."""
+
+    node: str
+    bias: str
+    output: str
+
+
+def _flat_sums(graph: WorkingGraph, layers: Sequence[Layer]) -> dict[str, _Sum]:
+    """By layer that reads f32[m, k], its bias: its own, or the constant that an Add alone puts on its result."""
+    readers, outputs, ranks = graph.readers(), set(graph.outputs), graph.ranks()
+    found = {}
+    for layer in layers:
+        if not layer.is_matrix:
+            continue
+        if layer.bias:
+            if graph.constant(layer.bias).size == layer.matrix(graph).shape[1]:
+                found[layer.name] = _Sum("", layer.bias, layer.output)
+            continue
+        following = readers.get(layer.output, [])
+        if ranks.get(layer.value) != 2 or len(following) != 1 or layer.output in outputs:
+            continue
+        node = following[0]
+        others = [name for name in node.input if name != layer.output]
+        if node.op_type != "Add" or len(others) != 1 or not graph.is_constant(others[0]):
+            continue
+        if graph.constant_type(others[0])[1] in ((layer.shape[1],), (1, layer.shape[1])):
+            found[layer.name] = _Sum(node.name, others[0], node.output[0])
+    return found
 
 
 def _activations(graph: WorkingGraph, layers: Sequence[Layer]) -> dict[str, NodeProto]:

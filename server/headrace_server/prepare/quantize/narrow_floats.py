@@ -107,7 +107,7 @@ class _Narrowing:
     def _bears(self, node: NodeProto) -> bool:
         if node.domain not in ("", "ai.onnx") or node.op_type not in _NARROWED or node.name in self._left_out:
             return False
-        if self._type.name == "bf16" and node.op_type not in _BF16_TAKES and not self._emulated:
+        if self._type.name == "bf16" and node.op_type not in _BF16_TAKES:
             return False
         places = _NARROWED[node.op_type]
         for place, name in enumerate(node.input):

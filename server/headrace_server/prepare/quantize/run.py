@@ -59,6 +59,7 @@ class QuantizeOptions:
     exclude   patterns of layers to leave out whatever the search finds
     force     a version below the bar serves all the same; one that is not batch-invariant never does
     search_s  seconds for the search for layers to leave out; 0: none is made
+    latency_s seconds for timing before and after; 0: not timed
     method    how ranges of activations are chosen; "auto" tries all
     """
 
@@ -264,7 +265,7 @@ class _Work:
             self._progress(f"held-out texts: {quality.meets(options.bar)[1]}")
         met, reason = quality.meets(options.bar)
         latency: tuple[LatencyFigure, ...] = ()
-        if not self._combination.emulated:
+        if options.latency_s and not self._combination.emulated:
             latency = compare_latency(
                 source, fresh, self._inputs, device=self._device, budget_s=options.latency_s
             ).figures

@@ -36,6 +36,8 @@ class WorkingGraph:
         self._constants: dict[str, TensorProto | Array] = {tensor.name: tensor for tensor in model.graph.initializer}
         self._names = {name for node in self.nodes for name in (*node.input, *node.output)}
         self._names |= {value.name for value in (*model.graph.input, *model.graph.output)} | self._constants.keys()
+        self._name_nodes()
+        self._fold()
 
     @classmethod
     def read(cls, path: Path) -> WorkingGraph:
@@ -58,9 +60,7 @@ class WorkingGraph:
         opset = _main_opset(model)
         if opset < _SMALLEST_OPSET:
             model = _raised(model, _SMALLEST_OPSET, path.name)
-        graph = cls(model)
-        graph._make_plain()
-        return graph
+        return cls(model)
 
     def copy(self) -> WorkingGraph:
         """The same graph, to be changed: nodes and weights are shared until they are replaced."""
@@ -144,6 +144,15 @@ class WorkingGraph:
                 found.setdefault(name, []).append(node)
         return found
 
+    def ranks(self) -> dict[str, int]:
+        """By value, how many axes it has, as far as shape inference can tell."""
+        inferred = onnx.shape_inference.infer_shapes(self.model()).graph
+        return {
+            value.name: len(value.type.tensor_type.shape.dim)
+            for value in (*inferred.input, *inferred.output, *inferred.value_info)
+            if value.type.tensor_type.HasField("shape")
+        }
+
     def rewrite(self, change: Callable[[NodeProto], Iterable[NodeProto] | None]) -> None:
         """Each node becomes what `change` says: nodes in its place, or itself for None."""
         nodes: list[NodeProto] = []
@@ -198,10 +207,6 @@ class WorkingGraph:
             model = _raised(model, opset, "the graph")
             model.ir_version = max(model.ir_version, 9 if opset < 21 else 10)
         return model
-
-    def _make_plain(self) -> None:
-        self._name_nodes()
-        self._fold()
 
     def _name_nodes(self) -> None:
         taken: set[str] = set()
