@@ -131,7 +131,7 @@ buf: $(INSTALLED)              ## buf lint, and buf breaking against the last re
 # ---------------------------------------------------------------------------------------------------------------------
 # Matrix, distributions, benchmarks
 
-.PHONY: test-matrix test-sanitize test-aarch64 dist test-dist bench-serving bench-engines bench-echo bench-kernels bench-topk bench-recommend bench-catalog bench-generation bench-load bench-oip distill-train distill-example train-spam package-graph clean help
+.PHONY: test-tensorrt test-matrix test-sanitize test-aarch64 dist test-dist bench-serving bench-engines bench-echo bench-kernels bench-topk bench-recommend bench-catalog bench-generation bench-load bench-oip distill-train distill-example train-spam package-graph clean help
 test-matrix: $(KERNELS)        ## transports and messages on the oldest and newest grpcio and protobuf
 	@BIN=$(BIN) bash tests/contract/run_matrix.sh
 
@@ -184,6 +184,20 @@ $(ORT_GPU)/.installed: $(PYPROJECTS) $(KERNELS) | $(BIN)/python
 	@HEADRACE_EXTENSIONS=0 $(ORT_GPU)/bin/python -m pip --disable-pip-version-check -qq install --no-compile --no-build-isolation \
 		-e protos -e clients/python -e .
 	@touch $@
+
+# TensorRT for RTX compiles without a GPU. The environment is its packages alone, beside those of the main one.
+TENSORRT := build/venvs/tensorrt
+$(TENSORRT)/.installed: pyproject.toml | $(INSTALLED)
+	@echo "tensorrt: installing TensorRT for RTX into $(TENSORRT) (400 MB)"
+	@$(BIN)/python -m venv --without-pip $(TENSORRT)
+	@{ $(EXTRA) tensorrt-rtx; $(EXTRA) tensorrt-checks; } > $(TENSORRT)/requirements.txt
+	@$(PIP) --python $(TENSORRT)/bin/python install --no-compile -r $(TENSORRT)/requirements.txt
+	@packages() { $$1 -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
+		echo "import site; site.addsitedir('$$(packages $(BIN)/python)')" > "$$(packages $(TENSORRT)/bin/python)/headrace.pth"
+	@touch $@
+
+test-tensorrt: $(TENSORRT)/.installed demo-models ## what TensorRT for RTX compiles and refuses, on the CPU
+	@$(TENSORRT)/bin/python -m pytest tests/unit/engines -k tensorrt $(PYTEST_ARGS)
 
 # Triton's own server and perf_analyzer, as their wheels hold them. perf_analyzer looks for two libraries that the
 # server's wheel has under longer names.
