@@ -23,7 +23,9 @@ import numpy as np
 from PIL import Image
 
 from headrace_server.prepare.churn import NUMBERS, WORDS, synthetic_subscribers
+from headrace_server.prepare.decoder_quality import quality_texts
 from headrace_server.prepare.fetch import fetch
+from headrace_server.prepare.smollm2 import GOLDEN
 from headrace_server.prepare.sources import PHOTOS
 from headrace_server.prepare.spam_corpus import fetch_corpus, read_corpus, without_copies
 from headrace_server.prepare.spam_training import is_held_out
@@ -46,6 +48,9 @@ _PHOTOS = (
 def make_inputs(folder: Path, cache: Path) -> None:
     """Writes what is not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, str]] = [{"text": text} for text in quality_texts().values()]
+    rows += [{"prompt": prompt, "expected": expected} for prompt, expected in GOLDEN]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     if not (folder / "mails.jsonl").is_file():
         _texts(folder, cache)
     if not (folder / "photos").is_dir():

@@ -1,7 +1,7 @@
 """A report's figures as one SVG: what each variant costs and gains, and which layers are sensitive.
 
-left   how many times as fast (x) beside what is lost of quality, 1 − figure, on a logarithmic axis (y): the lower right
-       is good
+left   what each variant loses of quality, 1 − figure, on a logarithmic axis, beside how many times as fast it is; where
+       only the chosen one was timed, beside how many layers it leaves out
 right  1 − cosine with one layer alone quantized, the most sensitive first, on a logarithmic axis
 """
 
@@ -39,28 +39,32 @@ def plotted(report: QuantizationReport) -> str:
 
 
 def _tried(variants: Sequence[Variant]) -> list[str]:
-    timed = [variant for variant in variants if variant.speedup > 0]
+    """Variants by their speed; where fewer than two were timed, by the number of layers that they leave out."""
+    by_speed = sum(variant.speedup > 0 for variant in variants) > 1
+    shown = [variant for variant in variants if variant.speedup > 0 or not by_speed]
     x, y, width, height = _LEFT
-    lines = [_frame(_LEFT), _text(x + width / 2, y + height + 42, "times as fast", anchor="middle")]
+    axis = "times as fast" if by_speed else "layers left out"
+    lines = [_frame(_LEFT), _text(x + width / 2, y + height + 42, axis, anchor="middle")]
     lines.append(_text(x, y - 6, "quality lost (1 − figure)"))
-    if not timed:
-        return [*lines, _text(x + width / 2, y + height / 2, "no variant was timed", anchor="middle")]
-    losses = [_loss(variant.quality) for variant in timed]
+    if not shown:
+        return [*lines, _text(x + width / 2, y + height / 2, "one variant was tried", anchor="middle")]
+    places = [variant.speedup if by_speed else float(len(variant.excluded)) for variant in shown]
+    losses = [_loss(variant.quality) for variant in shown]
     low, high = _decades(losses)
-    most = max(1.5, *(variant.speedup for variant in timed)) * 1.1
     lines += [_grid_y(_LEFT, power, low, high) for power in range(low, high + 1)]
-    step = 0.5 if most < 3 else 1.0 if most < 8 else math.ceil(most / 6)
+    most = max(1.5, *places) * 1.1
+    step = next(step for step in (0.5, 1, 2, 5, 10, 20, 50, 100, 1000) if most / step < 8)
     for at in range(int(most / step) + 1):
-        place = x + width * at * step / most
-        lines.append(_text(place, y + height + 18, f"{at * step:g}", anchor="middle", size=11))
-    for variant, loss in zip(timed, losses, strict=True):
-        place_x = x + width * variant.speedup / most
-        place_y = _level(_LEFT, loss, low, high)
+        lines.append(_text(x + width * at * step / most, y + height + 18, f"{at * step:g}", anchor="middle", size=11))
+    for variant, place, loss in zip(shown, places, losses, strict=True):
+        place_x, place_y = x + width * place / most, _level(_LEFT, loss, low, high)
         colour = _CHOSEN if variant.chosen else _INK
-        lines.append(f'<circle cx="{place_x:.1f}" cy="{place_y:.1f}" r="5" fill="{colour}"/>')
-        right = place_x > x + width * 0.6
-        label_x = place_x - 9 if right else place_x + 9
-        lines.append(_text(label_x, place_y + 4, variant.name, anchor="end" if right else "start", size=11))
+        lines.append(f'<circle cx="{place_x:.1f}" cy="{place_y:.1f}" r="4" fill="{colour}"/>')
+        if variant.chosen or by_speed:
+            right = place_x > x + width * 0.55
+            name = f"{variant.name}, {variant.speedup:.2f} times as fast" if variant.speedup else variant.name
+            anchor = "end" if right else "start"
+            lines.append(_text(place_x + (-8 if right else 8), place_y + 4, name, anchor=anchor, size=11))
     return lines
 
 

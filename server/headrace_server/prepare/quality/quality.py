@@ -43,6 +43,7 @@ __all__ = ["DEFAULT_BARS", "Bar", "Quality", "QuickScore", "measure", "quick_sco
 
 Array = npt.NDArray[Any]
 K = 10
+_ENOUGH_TOKENS = 2048
 _WORST = 5  # of one row, or of an answer's own changes: times what the mean may lose
 
 
@@ -169,7 +170,7 @@ def flattened(figures: Mapping[str, Mapping[str, float]], main: str) -> dict[str
 class QuickScore:
     """A cheap figure for a search among variants: on calibration rows, so that held-out ones are seen once, at the end.
 
-    max_rows  about so many rows, of all lengths
+    max_rows  about so many rows, of all lengths; of long texts fewer, as a search asks dozens of times
     """
 
     def __init__(self, reference: Model, inputs: Inputs, *, max_rows: int = 32) -> None:
@@ -199,15 +200,17 @@ def quick_score(
 
 
 def _first_rows(feeds: tuple[Feeds, ...], count: int) -> tuple[Feeds, ...]:
-    """Batches from all over, the lengths mixed, until they hold `count` rows."""
+    """Batches from all over, the lengths mixed, until they hold `count` rows, or enough tokens."""
     found: list[Feeds] = []
-    rows = 0
+    rows = num_tokens = 0
     step = max(1, len(feeds) * len(next(iter(feeds[0].values()))) // max(1, count))
     for each in [*feeds[::step], *feeds]:
-        if rows >= count:
+        if rows >= count or num_tokens >= _ENOUGH_TOKENS:
             break
         found.append(each)
-        rows += len(next(iter(each.values())))
+        first = next(iter(each.values()))
+        rows += len(first)
+        num_tokens += first.size if first.ndim == 2 and first.dtype.kind == "i" else 0
     return tuple(found)
 
 

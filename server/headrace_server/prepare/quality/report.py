@@ -14,6 +14,8 @@ from headrace_server.prepare.quality.plot import plotted
 
 __all__ = ["as_markdown", "write_report"]
 
+_HARDLY_FASTER = 1.1
+
 
 def write_report(folder: Path, report: QuantizationReport) -> QuantizationReport:
     """The report with its digests, written into a version folder that is otherwise finished.
@@ -80,7 +82,7 @@ def as_markdown(report: QuantizationReport) -> str:
             for each in report.latency
         ),
         "",
-        f"Graph and weights: {report.size_before / 1e6:.1f} MB before, {report.size_after / 1e6:.1f} MB after.",
+        f"Graph and weights: {_size(report.size_before)} before, {_size(report.size_after)} after.",
         *_variants(report),
         *([""] + [f"- {note}" for note in report.notes] if report.notes else []),
         "",
@@ -97,9 +99,16 @@ def as_markdown(report: QuantizationReport) -> str:
 def _verdict(report: QuantizationReport) -> str:
     if report.held_because:
         return f"Held: it answers only requests that name its version. {report.held_because}. Cure: {report.cure}."
+    slow = ""
+    if report.latency and report.latency[-1].speedup < _HARDLY_FASTER:
+        slow = f" It is hardly faster here: {report.latency[-1].speedup:.2f} times, {report.latency[-1].what}."
     if not report.gate.met:
-        return f"Promoted by --force, below its bar: {report.gate.reason}."
-    return "Promoted: it met its bar."
+        return f"Promoted by --force, below its bar: {report.gate.reason}.{slow}"
+    return f"Promoted: it met its bar.{slow}"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1_000_000 else f"{size_bytes / 1e3:.1f} kB"
 
 
 def _bar(report: QuantizationReport) -> str:
