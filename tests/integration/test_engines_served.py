@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contract.services_models import write_repository
+from typer.testing import CliRunner
 
 from headrace_client import Client, ModelInfo
 from headrace_server import Server
+from headrace_server.cli.app import app
 from headrace_server.config import EngineOptions
 from headrace_server.engines.cpu_machine import find_cpu
 from headrace_server.engines.onnx_openvino import OPENVINO, installed_openvino
@@ -65,6 +67,9 @@ def test_a_server_that_chooses_for_itself_answers_as_the_cpu_and_says_what_it_ch
         if info.device == "openvino":
             assert info.provider == OPENVINO
             assert info.nodes_by_provider.keys() == {OPENVINO}
+    shown = CliRunner().invoke(app, ["inspect", str(minilm), "--engine-cache", str(tmp_path)]).stdout
+    assert f"chosen      {choice.reason}, measured earlier" in shown
+    assert "openvino bf16: " in shown
 
 
 @needs_plugin
