@@ -33,6 +33,7 @@ _CONTEXT_KEYS = (
 )
 _HEADS = ("num_key_value_heads", "decoder_attention_heads", "num_attention_heads", "n_head", "num_heads")
 _HEAD_DIM = ("head_dim", "head_size", "d_kv")
+_ATTENDS_IN_PLACE = frozenset({"GroupQueryAttention", "CachedAttention"})  # the runtime's, and our kernels'
 _UNLIMITED = 1_000_000  # tokenizers without a limit say 1e30
 # What engines fill in beside keys and values.
 _FILLED = {
@@ -133,7 +134,7 @@ def _model_config(source: Source) -> tuple[Mapping[str, Any], str]:
 def _cache(source: Source) -> CacheKind:
     said = source.config.get("headrace")
     said = said.get("cache") if isinstance(said, dict) else None
-    attends_in_place = any(node.op_type == "GroupQueryAttention" for node in source.header.nodes)
+    attends_in_place = any(node.op_type in _ATTENDS_IN_PLACE for node in source.header.nodes)
     if said is None:
         return CacheKind.SHARED_BUFFER if attends_in_place else CacheKind.COPIED
     try:
