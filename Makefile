@@ -212,6 +212,36 @@ $(TRITON)/.installed: pyproject.toml | $(INSTALLED)
 	@LD_LIBRARY_PATH=$(TRITON)/lib $(TRITON)/packages/bin/perf_analyzer --version
 	@touch $@
 
+# What tests and benchmarks of GPUs run in: with the CUDA build of onnxruntime, which cannot be beside the CPU's. TensorRT's
+# libraries come from NVIDIA's own index, where pip reaches it; where it does not, what needs them skips and says so.
+GPU := build/venvs/gpu
+$(GPU)/.installed: $(PYPROJECTS) $(KERNELS) | $(BIN)/python
+	@echo "gpu: installing onnxruntime-gpu with CUDA's libraries into $(GPU) (2 GB)"
+	@$(BIN)/python -m venv $(GPU)
+	@$(GPU)/bin/python -m pip --disable-pip-version-check -qq install 'setuptools>=77' 'Cython>=3.1,<4'
+	@HEADRACE_EXTENSIONS=0 $(GPU)/bin/python -m pip --disable-pip-version-check -qq install --no-compile --no-build-isolation \
+		-e protos -e clients/python -e '.[gpu,demo,quantize]' 'hypothesis>=6.120,<7' 'packaging>=24' \
+		'pytest>=8.3,<10' 'pytest-benchmark>=5,<6' 'pytest-timeout>=2.3,<3'
+	@$(EXTRA) tensorrt > $(GPU)/tensorrt.txt
+	@$(GPU)/bin/python -m pip --disable-pip-version-check -qq install -r $(GPU)/tensorrt.txt || \
+		echo "gpu: tensorrt could not be installed: what needs it will skip"
+	@touch $@
+
+NO_GPU = $(BIN)/python -c 'from headrace_server.engines.cuda_devices import find_cuda; print(find_cuda().fault)'
+
+.PHONY: test-gpu bench-gpu
+test-gpu: $(KERNELS)           ## the tests that need an NVIDIA GPU, in an environment of their own; without one they skip
+	@fault="$$($(NO_GPU))"; if [ -n "$$fault" ]; then \
+		echo "test-gpu: $$fault"; $(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS); \
+	else \
+		$(MAKE) --no-print-directory demo-models $(GPU)/.installed && \
+		$(GPU)/bin/python -m pytest -m gpu --full --timeout 1800 tests/gpu tests/contract/test_engine_contract.py $(PYTEST_ARGS); \
+	fi
+
+bench-gpu: $(KERNELS)          ## CUDA and TensorRT on a GPU: answers beside the CPU's, latency, contexts, cache, graphs
+	@fault="$$($(NO_GPU))"; if [ -n "$$fault" ]; then echo "bench-gpu: $$fault" >&2; exit 3; fi; \
+		$(MAKE) --no-print-directory demo-models $(GPU)/.installed && $(GPU)/bin/python benchmarks/bench_gpu.py $(ARGS)
+
 dist: $(INSTALLED)             ## wheels and sdists of the three distributions, in dist/
 	@rm -rf dist
 	@for project in protos clients/python .; do \
