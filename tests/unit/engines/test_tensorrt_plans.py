@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from headrace_server.models.model import Model, Task
 from headrace_server.models.onnx_header import read_onnx_header
 from headrace_server.models.signature import TensorSpec
 
+DEMO_MODELS = Path(__file__).parents[3] / "build" / "demo-models"
 PROFILE = ShapeProfile(min={"x": (1, 4)}, opt={"x": (2, 4)}, max={"x": (8, 4)})
 
 
@@ -177,6 +179,27 @@ def test_an_activation_that_the_plan_applies_is_not_applied_again(tmp_path: Path
     for model in (from_graph, from_plan):
         scores = model.pipelines[Task.CLASSIFY].reduce(raw, {})["scores"]
         np.testing.assert_array_equal(scores, raw["logits"])
+
+
+@pytest.mark.parametrize("name", ["minilm", "efficientnet-lite0"])
+def test_a_folder_means_the_same_with_the_plan_in_its_graphs_place(tmp_path: Path, name: str) -> None:
+    source = DEMO_MODELS / name / "1"
+    if not source.is_dir():
+        pytest.skip("the demo models are not built (make demo-models)")
+    shutil.copytree(source, tmp_path / "1", ignore=shutil.ignore_patterns("*.onnx"))
+    make_plan(
+        tmp_path / "1" / "onnx",
+        source / "onnx" / "model.onnx",
+        ShapeProfile(min={"x": ()}, opt={"x": ()}, max={"x": ()}),
+    )
+    from_graph, from_plan = load(source), load(tmp_path / "1")
+    for fact in (
+        "tasks", "inputs", "outputs", "labels", "embedding_dimension", "max_length", "input_kinds", "has_batch_axis",
+        "precision", "format",
+    ):  # fmt: skip
+        assert getattr(from_plan, fact) == getattr(from_graph, fact), fact
+    assert from_plan.graph.name == "model.plan"
+    assert from_plan.engine.device == "tensorrt"
 
 
 def spec(name: str, *shape: int) -> TensorSpec:
