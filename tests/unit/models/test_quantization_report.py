@@ -111,7 +111,8 @@ def test_page_and_plot_say_verdict_figures_and_variants(folder: Path) -> None:
         assert said in page
     root = ElementTree.fromstring((folder / "quantization.svg").read_text())
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert "without <ffn> & head" in texts
+    assert "without <ffn> & head, 2.50 times as fast" in texts
+    assert "times as fast" in texts
     assert "layer.0/ffn" in texts
     assert len(list(root.iter("{http://www.w3.org/2000/svg}circle"))) == 2
 
@@ -119,6 +120,8 @@ def test_page_and_plot_say_verdict_figures_and_variants(folder: Path) -> None:
 def test_a_report_without_variants_or_layers_is_drawn_too() -> None:
     from headrace_server.prepare.quality.plot import plotted
 
+    one = ElementTree.fromstring(plotted(a_report(variants=a_report().variants[1:])))
+    assert any(element.text == "layers left out" for element in one.iter("{http://www.w3.org/2000/svg}text"))
     bare = a_report(variants=(), sensitivity={}, latency=(), operators={}, left={}, after={}, before={})
     ElementTree.fromstring(plotted(bare))
     assert "Promoted: it met its bar." in as_markdown(bare)
