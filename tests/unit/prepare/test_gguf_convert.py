@@ -17,6 +17,8 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from headrace_server.cli.app import app
+from headrace_server.models.generation import CacheKind
+from headrace_server.models.load import load_model
 from headrace_server.prepare.gguf import onnx_file
 from headrace_server.prepare.gguf.blocks import BLOCK_TYPES, dequantize
 from headrace_server.prepare.gguf.convert import convert_gguf
@@ -119,6 +121,13 @@ def test_the_folder_says_what_the_contract_names(tmp_path: Path) -> None:
     assert [axis.dim_param or axis.dim_value for axis in graph.input[4].type.tensor_type.shape.dim] == [
         "batch", 2, "max_length", 16,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_every_build_is_loaded_as_one_that_attends_in_place(precision: Precision, tmp_path: Path) -> None:
+    generator = load_model(converted(tmp_path, precision), name="small", version="1").generator
+    assert generator is not None
+    assert generator.spec.cache is CacheKind.SHARED_BUFFER
 
 
 def test_the_tokenizer_takes_bytes_apart_and_knows_its_control_tokens(tmp_path: Path) -> None:

@@ -31,8 +31,10 @@ INLINE void turn(const float *keys, ptrdiff_t dim, float *out) {
         r[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
     }
     for (int k = 0; k < 4; ++k) {
-        const __m512 a = _mm512_shuffle_f32x4(r[k], r[4 + k], 0x88), b = _mm512_shuffle_f32x4(r[8 + k], r[12 + k], 0x88);
-        const __m512 c = _mm512_shuffle_f32x4(r[k], r[4 + k], 0xdd), d = _mm512_shuffle_f32x4(r[8 + k], r[12 + k], 0xdd);
+        const __m512 a = _mm512_shuffle_f32x4(r[k], r[4 + k], 0x88);
+        const __m512 b = _mm512_shuffle_f32x4(r[8 + k], r[12 + k], 0x88);
+        const __m512 c = _mm512_shuffle_f32x4(r[k], r[4 + k], 0xdd);
+        const __m512 d = _mm512_shuffle_f32x4(r[8 + k], r[12 + k], 0xdd);
         _mm512_store_ps(out + k * ATTENTION_KEYS, _mm512_shuffle_f32x4(a, b, 0x88));
         _mm512_store_ps(out + (4 + k) * ATTENTION_KEYS, _mm512_shuffle_f32x4(c, d, 0x88));
         _mm512_store_ps(out + (8 + k) * ATTENTION_KEYS, _mm512_shuffle_f32x4(a, b, 0xdd));

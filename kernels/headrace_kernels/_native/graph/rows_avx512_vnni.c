@@ -65,7 +65,8 @@ static void gated(const hr_rows *rows, const int8_t *weights, const float *scale
                   float *out, ptrdiff_t out_stride) {
     const ptrdiff_t size = 2 * rows->width * ROWS_BLOCK;
     for (ptrdiff_t pair = first; pair < last; ++pair)
-        all_rows(rows, 1, 1, weights + pair * size, scales + pair * 2 * ROWS_BLOCK, out + pair * ROWS_BLOCK, out_stride);
+        all_rows(rows, 1, 1, weights + pair * size, scales + pair * 2 * ROWS_BLOCK, out + pair * ROWS_BLOCK,
+                 out_stride);
 }
 
 const hr_row_kernels hr_rows_avx512_vnni = {"avx512_vnni", quantize, linear, gated, hr_attend_avx512};
