@@ -109,12 +109,14 @@ def write_net(folder: Path, model: onnx.ModelProto) -> Path:
     return folder
 
 
-def run(model: onnx.ModelProto, **feeds: Array) -> Array:
-    """y, on ONNX Runtime's CPU."""
+def run(model: onnx.ModelProto, *, optimized: bool = True, **feeds: Array) -> Array:
+    """y, on ONNX Runtime's CPU. Not `optimized`: each node as it is written."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     answer: Array = session.run(["y"], feeds)[0]
     return answer

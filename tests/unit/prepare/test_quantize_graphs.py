@@ -97,6 +97,13 @@ def test_the_runtime_computes_static_layers_in_integers(tmp_path: Path) -> None:
         assert count_optimized(tmp_path / "model.onnx") == count
 
 
+@pytest.mark.parametrize("left_out", ["stem", "deep", "narrow", "head"])
+def test_the_runtime_leaves_in_floats_what_was_left_out(left_out: str) -> None:
+    made = _made(conv_net(), "cpu", "static", _PICTURES, (left_out,))
+    plain = run(made, optimized=False, x=_PICTURES)
+    np.testing.assert_allclose(run(made, x=_PICTURES), plain, atol=1e-5)
+
+
 def test_cpu_convolutions_run_in_integers_from_end_to_end() -> None:
     made = _made(conv_net(), "cpu", "static", _PICTURES)
     names = {node.op_type for node in made.graph.node}
@@ -201,6 +208,13 @@ def test_leaving_out_every_layer_is_no_quantization() -> None:
     maker = _maker(net(), "cpu", "dynamic", _ROWS)
     with pytest.raises(PrepareError, match=r"no operator was quantized \(3 could have been\)"):
         count_operators(maker.make({"layer0", "layer1", "layer2"}), maker.layers)
+
+
+def test_a_small_head_is_left_in_floats_and_a_large_one_is_not() -> None:
+    small = GraphMaker(WorkingGraph(net(sizes=(64, 256, 256, 2))), choose_combination("cpu", "dynamic"))
+    assert small.kept == ("layer2",)
+    assert not GraphMaker(WorkingGraph(net()), choose_combination("cpu", "dynamic")).kept
+    assert not GraphMaker(WorkingGraph(net(sizes=(64, 256, 2))), choose_combination("cpu", "fp16")).kept
 
 
 def test_a_pattern_that_matches_no_layer_is_refused_with_names_that_there_are() -> None:

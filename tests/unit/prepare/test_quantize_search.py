@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from headrace_server.prepare.quantize.search import SearchResult, search_exclusions
 
 _LAYERS = tuple(f"layer{number}" for number in range(12))
@@ -60,5 +62,25 @@ def test_one_layer_stays_quantized_even_where_no_choice_meets_the_bar() -> None:
 def test_the_search_ends_in_its_time_with_what_it_knows() -> None:
     found, clock = _searched(0.985, limit_s=9.0)
     assert len(found.sensitivity) < len(_LAYERS)
-    assert found.excluded == frozenset() or found.excluded <= {*_LAYERS[:8]}
     assert clock.now < 9 + 4
+
+
+def test_where_time_runs_out_layers_are_ranked_by_their_kind() -> None:
+    layers = tuple(f"block{number}/{role}" for number in range(20) for role in ("near", "far", "wide"))
+    clock = _Clock()
+
+    def score(excluded: frozenset[str]) -> float:
+        clock.now += 1
+        return 1 - sum(0.01 for layer in layers if layer not in excluded and layer.endswith("/far"))
+
+    found = search_exclusions(
+        layers, score=score, meets=lambda excluded: score(excluded) > 0.999, limit_s=42, progress=[].append, clock=clock
+    )
+    far = {layer for layer in layers if layer.endswith("/far")}
+    assert found.kinds["block#/far"] == pytest.approx(0.8)
+    assert set(list(found.sensitivity)[:20]) == far
+    assert len(found.sensitivity) < 40
+    assert set(found.order[:20]) == far
+    assert found.met
+    assert far <= found.excluded
+    assert len(found.excluded) < 32

@@ -75,7 +75,8 @@ def fix_scales(
     """The model with the chosen layers between QuantizeLinear and DequantizeLinear."""
     graph = graph.copy()
     wanted = {layer.name: layer for layer in layers if layer.name in chosen}
-    rewriting = _Rewriting(graph, wanted, form, ranges)
+    left_out = {layer.name for layer in layers} - wanted.keys()
+    rewriting = _Rewriting(graph, wanted, left_out, form, ranges)
     graph.rewrite(rewriting.change)
     return graph.model(opset=_FP8_OPSET if form.fp8 else 0)
 
@@ -94,9 +95,14 @@ class _Rewriting:
     """One walk over the nodes in the order they run."""
 
     def __init__(
-        self, graph: WorkingGraph, wanted: Mapping[str, Layer], form: Form, ranges: Mapping[str, Range]
+        self,
+        graph: WorkingGraph,
+        wanted: Mapping[str, Layer],
+        left_out: Collection[str],
+        form: Form,
+        ranges: Mapping[str, Range],
     ) -> None:
-        self._graph, self._wanted, self._form, self._ranges = graph, wanted, form, ranges
+        self._graph, self._wanted, self._left_out, self._form, self._ranges = graph, wanted, left_out, form, ranges
         self._kept: dict[str, _Kept] = {}
         self._for_all: set[str] = set()  # values that everybody reads in 8 bits, not layers alone
         self._bounds = {} if form.symmetric else _activations(graph, list(wanted.values()))
@@ -123,6 +129,8 @@ class _Rewriting:
         names = [self._kept[name].name if name in self._for_all else name for name in node.input]
         if names == list(node.input):
             return None
+        if node.name in self._left_out:
+            return self._kept_in_floats(node, names)
         changed = _with_inputs(node, names)
         output = node.output[0]
         varying = [name for name in node.input if name and not self._graph.is_constant(name)]
@@ -135,6 +143,16 @@ class _Rewriting:
             self._for_all.add(output)
             return [changed, *self._quantize(output, output)]
         return [changed]
+
+    def _kept_in_floats(self, node: NodeProto, names: Sequence[str]) -> list[NodeProto]:
+        """A layer that was left out, between others that were not.
+
+        Where such a layer stands right between DequantizeLinear and QuantizeLinear, ONNX Runtime quantizes its weights
+        by itself, with one scale for all channels. A Max that changes nothing stands between.
+        """
+        lowest = self._graph.add_constant("quantize/lowest", np.float32(np.finfo(np.float32).min))
+        guarded = self._graph.fresh(f"{names[0]}/float")
+        return [_node("Max", [names[0], lowest], guarded), _with_inputs(node, [guarded, *names[1:]])]
 
     def _quantize(self, source: str, name: str, like: _Kept | None = None) -> list[NodeProto]:
         """QuantizeLinear and DequantizeLinear of `source`, for who reads `name`; scaled `like` another where given."""

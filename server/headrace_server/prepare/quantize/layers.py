@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto, helper
 from headrace_server.prepare.fault import PrepareError
 from headrace_server.prepare.quantize.working_graph import Array, WorkingGraph
 
-__all__ = ["Layer", "exclude_layers", "find_layers", "refuse_unfit"]
+__all__ = ["Layer", "exclude_layers", "find_layers", "refuse_unfit", "small_heads"]
 
 _QUANTIZED = frozenset(
     {
@@ -40,6 +40,8 @@ _NARROW = {
 }  # fmt: skip
 _HALF = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 _SHOWN = 5
+_SMALL = 0.01  # of all weights
+_AFTER_HEADS = frozenset({"Add", "Identity", "LogSoftmax", "Reshape", "Sigmoid", "Softmax", "Squeeze"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,21 @@ def exclude_layers(layers: Sequence[Layer], patterns: Sequence[str]) -> dict[str
                 f"--exclude {pattern}: no layer has such a name", cure=f"names are those of the graph's nodes: {names}"
             )
     return found
+
+
+def small_heads(graph: WorkingGraph, layers: Sequence[Layer]) -> tuple[str, ...]:
+    """Matrices that give a graph's answers and hold less than a hundredth of its weights.
+
+    Nothing comes after them to even out what they lose, and they take no time: 8 bits would cost and not gain.
+    """
+    ends = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        if node.op_type in _AFTER_HEADS and ends.intersection(node.output):
+            ends.update(node.input)
+    total = sum(layer.size for layer in layers)
+    return tuple(
+        layer.name for layer in layers if layer.is_matrix and layer.output in ends and layer.size < _SMALL * total
+    )
 
 
 def refuse_unfit(graph: WorkingGraph) -> None:

@@ -19,7 +19,7 @@ from headrace_server.prepare.quantize.calibrate import (
 )
 from headrace_server.prepare.quantize.combinations import Combination
 from headrace_server.prepare.quantize.fixed_scales import Form, fix_scales, values_to_measure
-from headrace_server.prepare.quantize.layers import Layer, find_layers, refuse_unfit
+from headrace_server.prepare.quantize.layers import Layer, find_layers, refuse_unfit, small_heads
 from headrace_server.prepare.quantize.narrow_floats import narrow_floats
 from headrace_server.prepare.quantize.row_scaled import scale_rows
 from headrace_server.prepare.quantize.working_graph import WorkingGraph
@@ -31,6 +31,7 @@ class GraphMaker:
     """Makes variants of one graph.
 
     layers  those that the mode can quantize: matrices alone where it has no convolution
+    kept    of these, small heads that are better left in fp32
     raises  PrepareError at construction where the graph is not fit, or nothing in it is eligible
     """
 
@@ -43,6 +44,8 @@ class GraphMaker:
         self.layers: Sequence[Layer] = tuple(layer for layer in found if takes_kernels or layer.is_matrix)
         if not self.layers:
             raise _nothing_eligible(graph, combination, num_kernels=len(found))
+        narrow = combination.mode in ("fp16", "bf16")
+        self.kept: Sequence[str] = () if narrow else small_heads(graph, self.layers)
         self.methods: tuple[Method, ...] = ()
         self._ranges: Mapping[Method, Mapping[str, Range]] = {}
 

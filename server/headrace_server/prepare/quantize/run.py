@@ -108,6 +108,10 @@ def quantize(model: Path, options: QuantizeOptions, progress: Progress = lambda 
     with tempfile.TemporaryDirectory(prefix="headrace-quantize-") as folder:
         work = _Work(source, maker, inputs, options, Path(folder), progress)
         fixed = frozenset(name for names in asked.values() for name in names)
+        kept = frozenset(maker.kept) - fixed
+        if kept and len(fixed | kept) < len(maker.layers):
+            work.note(f"{', '.join(sorted(kept))}: left out, too small to gain anything and last before the answer")
+            fixed |= kept
         return work.finish(place, fixed)
 
 
@@ -164,6 +168,11 @@ class _Work:
         with opened_version(place) as folder:
             report = self._write(folder, place, excluded, search, quality)
         return Quantized(report=report, folder=place.folder)
+
+    def note(self, text: str) -> None:
+        """Says it now and in the report."""
+        self._progress(text)
+        self._notes.append(text)
 
     def _candidate(self, excluded: Excluded) -> Model:
         """The source with another graph: all else of it is the same, so that it need not be a folder."""

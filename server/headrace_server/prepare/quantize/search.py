@@ -1,15 +1,16 @@
 """search_exclusions: which layers to leave out, so that what remains meets the bar and most stays quantized.
 
-Each layer is quantized alone once: what that loses is its sensitivity. Layers then leave in that order, the most
-sensitive first, and the smallest number that meets the bar is found by doubling and halving. Only calibration rows are
-asked.
+Layers of one kind (names that differ in numbers alone) are quantized together first, and then each layer alone, those
+of the most sensitive kind first: where time runs out, the rest is ranked by its kind. Layers then leave in that order,
+and the smallest number that meets the bar is found by doubling and halving. Only calibration rows are asked.
 
     all quantized ─▶ meets? ─▶ done
-                   └▶ sensitivities ─▶ 1, 2, 4, 8 … left out ─▶ the fewest that meet
+                   └▶ kinds ─▶ layers ─▶ 1, 2, 4, 8 … left out ─▶ the fewest that meet
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 __all__ = ["SearchResult", "search_exclusions"]
 
 Excluded = frozenset[str]
+_NUMBERS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,7 @@ class SearchResult:
     """`excluded` leaves the bar met, or `met` says that nothing did.
 
     order        layers by what each loses, the most sensitive first; empty where none had to leave
+    kinds        by kind of layer, the score with these layers alone quantized; empty where nothing is repeated
     sensitivity  by layer, the score with it alone quantized
     tried        (how many left out, score of the rest), in the order they were asked
     """
@@ -31,6 +34,7 @@ class SearchResult:
     excluded: Excluded
     met: bool
     order: tuple[str, ...] = ()
+    kinds: dict[str, float] = field(default_factory=dict)
     sensitivity: dict[str, float] = field(default_factory=dict)
     tried: tuple[tuple[int, float], ...] = ()
     timed_out: bool = False
@@ -55,14 +59,30 @@ def search_exclusions(
         return SearchResult(excluded=frozenset(), met=True)
     ends = clock() + limit_s
     everything = frozenset(layers)
+    late = ends - limit_s / 3  # the rest of the time is for numbers
+    kinds = _kinds(layers)
+    scores: dict[str, float] = {}
+    if 1 < len(kinds) <= len(layers) // 2:
+        for kind, members in kinds.items():
+            if clock() < late:
+                scores[kind] = score(everything - members)
+                progress(f"all {kind} alone: {scores[kind]:.5f} ({len(members)} layers)")
+    # What is not tried alone loses as much as its kind does, in equal parts.
+    losses = {
+        layer: (1 - scores[kind]) / len(members) if kind in scores else 0.0
+        for kind, members in kinds.items()
+        for layer in members
+    }
     sensitivity: dict[str, float] = {}
-    for number, layer in enumerate(layers, 1):
-        if clock() > ends - limit_s / 3:  # the rest of the time is for numbers
-            progress(f"time is up: {number - 1} of {len(layers)} layers were tried alone")
+    for layer in sorted(layers, key=lambda layer: -losses[layer]):
+        if clock() > late:
+            progress(f"time is up: {len(sensitivity)} of {len(layers)} layers were tried alone")
             break
         sensitivity[layer] = score(everything - {layer})
-        progress(f"{layer} alone: {sensitivity[layer]:.5f} ({number} of {len(layers)})")
-    order = tuple(sorted(sensitivity, key=lambda layer: (sensitivity[layer], layer)))
+        losses[layer] = 1 - sensitivity[layer]
+        progress(f"{layer} alone: {sensitivity[layer]:.5f} ({len(sensitivity)} of {len(layers)})")
+    known = [layer for layer in layers if layer in sensitivity or scores]
+    order = tuple(sorted(known, key=lambda layer: (-losses[layer], layer)))
     tried: list[tuple[int, float]] = []
 
     def holds(count: int) -> bool:
@@ -88,7 +108,16 @@ def search_exclusions(
         excluded=frozenset(order[:high]),
         met=bool(high),
         order=order,
+        kinds=scores,
         sensitivity=sensitivity,
         tried=tuple(tried),
         timed_out=clock() >= ends,
     )
+
+
+def _kinds(layers: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Layers by name with "#" for each number, in their order."""
+    kinds: dict[str, list[str]] = {}
+    for layer in layers:
+        kinds.setdefault(_NUMBERS.sub("#", layer), []).append(layer)
+    return {kind: frozenset(members) for kind, members in kinds.items()}
