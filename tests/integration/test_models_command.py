@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,10 @@ def test_reset_has_the_models_own_file_hold_again(address: str, managed: Managed
         assert (after["split"], after["shadow"]) == (before["split"], before["shadow"])
         after = told(address, "reset", "mood")
         assert (after["split"], after["shadow"]) == (None, {"version": "2", "sample_rate": 0.5})
-        managed.server._repository.load("mood", "2", serve=True).result(20)  # which the reset has begun
-        assert managed.version_that_answers() == "2"
+        until = time.monotonic() + 20
+        while managed.version_that_answers() != "2":  # it is being loaded
+            assert time.monotonic() < until, run(address, "list").stdout
+            time.sleep(0.02)
         assert "stable: 1" in run(address, "reset", "mood").stdout, "nothing is left to forget"
     finally:
         file.unlink(missing_ok=True)

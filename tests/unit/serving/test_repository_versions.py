@@ -287,8 +287,7 @@ def test_a_reset_loads_what_was_unloaded_by_hand(opened: Opened) -> None:
     repository.unload("m", "3")
     assert answer(repository) == 2
     repository.reset("m", {Section.VERSIONS})
-    repository.load("m", "3").result(20)  # the load that the reset has begun
-    assert answer(repository) == 3
+    wait_until(lambda: answer(repository) == 3)
 
 
 def test_what_cannot_be_kept_is_not_done_but_a_rollback_is(opened: Opened, tmp_path: Path) -> None:
