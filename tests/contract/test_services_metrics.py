@@ -19,11 +19,11 @@ from headrace_server.config import TracingOptions
 _ROOT = Path(__file__).resolve().parents[2]
 _ROW = re.compile(r"^\| `(headrace_[a-z0-9_]+)` \| ([a-z_, ]*)\|", re.MULTILINE)
 # Readings of events that do not happen here; that they exist is looked up in the sources.
-_EVENTS = {"headrace_model_rests_total", "headrace_model_returns_total"}
+_EVENTS = {"headrace_engine_fallback_total", "headrace_model_rests_total", "headrace_model_returns_total"}
 _UNITS = ("_seconds", "_bytes", "_total", "_info")
 # What stands without a unit is a count of what its name says, a state, or a number without one.
 _COUNTS = (
-    "calls", "capacity_tokens", "in_flight", "items", "kv_tokens", "queries", "ready", "requests", "revision", "rows",
+    "calls", "capacity_tokens", "held", "in_flight", "items", "kv_tokens", "queries", "ready", "requests", "revision", "rows",
     "sequences", "serving", "state",
 )  # fmt: skip
 TIMEOUT_S = 30

@@ -23,7 +23,7 @@ Open = Callable[[str, str], Engine]
 
 _WORTH = 1.1  # times as fast as the best so far
 _FAR_AHEAD = 2.0  # times as fast as the CPU provider: plainer precisions of the same device are not tried then
-_SHORT_S = 100e-6  # a run on the CPU provider: below it another engine's way in costs more than it saves
+_SHORT_S = 200e-6  # a run on the CPU provider: below it another engine's way in costs more than it saves
 
 
 class Measurement:
