@@ -23,8 +23,8 @@ _EVENTS = {"headrace_engine_fallback_total", "headrace_model_rests_total", "head
 _UNITS = ("_seconds", "_bytes", "_total", "_info")
 # What stands without a unit is a count of what its name says, a state, or a number without one.
 _COUNTS = (
-    "calls", "capacity_tokens", "held", "in_flight", "items", "kv_tokens", "queries", "ready", "requests", "revision", "rows",
-    "sequences", "serving", "state",
+    "calls", "capacity_tokens", "held", "in_flight", "items", "kv_tokens", "queries", "ready", "requests", "revision",
+    "rows", "sequences", "serving", "state",
 )  # fmt: skip
 TIMEOUT_S = 30
 
