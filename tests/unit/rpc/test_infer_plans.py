@@ -68,6 +68,7 @@ VARIANTS = [
     request(1, ("INT32", "FP64"), model_version="2", id="7"),
     request(1, ("FP32",), model_version="canary"),
     request(40, ("FP32",), outputs=[{"name": "y"}, {"name": "a"}]),
+    request(id="9", parameters={"triton_enable_empty_final_response": pb.InferParameter(bool_param=True)}),
 ]
 
 

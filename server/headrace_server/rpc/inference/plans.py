@@ -1,7 +1,7 @@
 """ModelInfer requests known by their bytes: of one model, tensors of one shape, all equal but for id and values.
 
-    request   model_name [model_version] [id] · inputs, outputs · raw_input_contents …
-              └──────── head ────────┘          └─ rest ─┘  (tag and length of each too)
+    request   model_name [model_version] · [id] · inputs, outputs · raw_input_contents …
+              └──────── head ──────────┘          └─── rest ────┘   (tag and length of each too)
 
 Clients ask the same thing again and again, and a parsed request is a dozen objects. So the bytes around id and values
 are kept of one that the codec has read; another that has the same bytes there means the same. Anything else, however
@@ -34,6 +34,7 @@ _SHORT = 128  # a length below takes one byte
 _MAX_PLANS = 256
 _MAX_FORMS = 16  # of one plan's answers
 _LEARN_EVERY_S = 0.005  # to look at a request takes a tenth of a millisecond
+_OF_STREAMS = frozenset({"triton_enable_empty_final_response"})  # perf_analyzer sends it always; here it says nothing
 # Values of these are as they lie, whatever they are.
 _PLAIN = {
     datatype: np.dtype(name)
@@ -146,7 +147,7 @@ class InferPlans:
         dtypes = [_PLAIN.get(tensor.datatype) for tensor in request.inputs]
         if (
             not request.raw_input_contents
-            or request.parameters
+            or any(name not in _OF_STREAMS for name in request.parameters)
             or any(not tensor.shape or not tensor.shape[0] for tensor in request.inputs)
             or any(wanted.num_classes for wanted in query.outputs)
             or len(request.model_name) > SURELY_SHORT
@@ -164,7 +165,10 @@ class InferPlans:
             query.model, tuple(inputs), tuple(wanted.name for wanted in query.outputs), inputs[0].shape[0]
         )
         head = pb.ModelInferRequest(model_name=request.model_name, model_version=request.model_version)
-        rest = pb.ModelInferRequest(inputs=request.inputs, outputs=request.outputs).SerializeToString()
+        behind = pb.ModelInferRequest(inputs=request.inputs, outputs=request.outputs)
+        for name, value in request.parameters.items():
+            behind.parameters[name].CopyFrom(value)
+        rest = behind.SerializeToString()
         parts, places, headers = [], [], []
         at = len(rest)
         for values in request.raw_input_contents:
