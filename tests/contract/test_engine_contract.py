@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from fake_tensorrt import FAKE_GPU, FakeLibrary
 from onnx import TensorProto, helper, numpy_helper
 
-from headrace_server.config import EngineOptions, ThreadBudget
+from headrace_server.config import EngineOptions, ShapeProfile, TensorRtOptions, ThreadBudget
 from headrace_server.engines.base import Engine
 from headrace_server.engines.capture_gate import CaptureGate
 from headrace_server.engines.factory import create_engine
@@ -23,8 +25,11 @@ from headrace_server.engines.onnx_binding import BoundRuns
 from headrace_server.engines.onnx_graphs import GraphRuns
 from headrace_server.engines.onnx_openvino import installed_openvino
 from headrace_server.engines.onnx_session import CPU, load_runtime, open_session
+from headrace_server.engines.request import EngineRequest
+from headrace_server.engines.tensorrt import open_on
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.model import Model, Task
+from headrace_server.models.onnx_header import read_onnx_header
 
 
 def scale_and_shift(folder: Path) -> Path:
@@ -85,11 +90,37 @@ def by_graphs(folder: Path, num_workers: int) -> Engine:
     )
 
 
+_SHAPES = {"x": (1, 3)}, {"x": (8, 3)}, {"x": (64, 3)}
+_TENSORRT = TensorRtOptions(profiles=(ShapeProfile(min=_SHAPES[0], opt=_SHAPES[1], max=_SHAPES[2]),))
+
+
+def on_a_fake_tensorrt(use_graphs: bool) -> Callable[[Path, int], Engine]:
+    """TensorRT's engine, on a FAKE library and a FAKE GPU."""
+
+    def make(folder: Path, num_workers: int) -> Engine:
+        graph, library = scale_and_shift(folder), FakeLibrary()
+        model = Model(
+            name="m", version="1", tasks=frozenset({Task.INFER}), folder=folder, graph=graph, format="onnx", inputs=(),
+            outputs=(), pipelines={},
+        )  # fmt: skip
+        request = EngineRequest(
+            model=model, header=read_onnx_header(graph), device="tensorrt:0", precision="fp32", num_threads=1,
+            num_workers=num_workers,
+            options=EngineOptions(cache=folder / "cache", tensorrt=replace(_TENSORRT, cuda_graphs=use_graphs)),
+        )  # fmt: skip
+        library.cuda.use_device()
+        return open_on(request, device=FAKE_GPU, library=library, cuda=library.cuda)
+
+    return make
+
+
 ENGINES: dict[str, Callable[[Path, int], Engine]] = {
     "cpu": on("cpu"),
     "openvino": on("openvino"),
     "buffers on the cpu": through_buffers,
     "graphs on the cpu": by_graphs,
+    "fake tensorrt": on_a_fake_tensorrt(use_graphs=False),
+    "fake tensorrt, graphs": on_a_fake_tensorrt(use_graphs=True),
     "cuda": on("cuda:0"),
 }
 NEED_A_GPU = ("cuda",)

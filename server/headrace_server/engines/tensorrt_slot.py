@@ -167,8 +167,9 @@ class Slot:
         self._seen.discard(key)
         while len(self._graphs) >= _MAX_GRAPHS:
             self._drop(self._graphs.popitem(last=False)[1])
-        context = _created(self._plan, own_workspace=False)
+        context: PlanContext | None = None
         try:
+            context = _created(self._plan, own_workspace=False)
             if not self._workspace:
                 self._workspace = self._cuda.allocate(max(self._plan.workspace_bytes, 256))
             context.set_workspace(self._workspace, max(self._plan.workspace_bytes, 256))
@@ -190,11 +191,9 @@ class Slot:
         except ServingError as error:
             logger.warning("a run of shape %s is not captured as a CUDA graph: %s", key[1], error.detail or error)
             self._uncapturable.add(key)
-            context.close()
+            if context is not None:
+                context.close()
             return None
-        except BaseException:
-            context.close()
-            raise
         self._drop_moved()
         captured = self._graphs[key] = _Captured(context, graph, outputs)
         return captured

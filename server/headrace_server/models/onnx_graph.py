@@ -90,6 +90,7 @@ class OnnxHeader:
         if not total:
             return ""
         # The embedding table often stays in floats and outweighs the quantised layers that do the work.
-        if sizes["int8"] > total // 10:
-            return "int8"
+        for narrow in ("int8", "fp8"):
+            if sizes[narrow] > total // 10:
+                return narrow
         return max(sizes, key=lambda name: (sizes[name], name))

@@ -186,6 +186,13 @@ def test_what_cannot_be_captured_runs_as_without_graphs(tmp_path: Path) -> None:
     assert len(library.plans[0].contexts) == tried == 2  # once a shape
 
 
+def test_a_gpu_without_room_for_a_graph_runs_as_without_graphs(tmp_path: Path) -> None:
+    library = FakeLibrary(max_contexts=1)
+    engine = opened(doubler(tmp_path), library, num_workers=1, cuda_graphs=True)
+    for start in range(4):
+        np.testing.assert_array_equal(engine.run(rows(2, start))["twice"], rows(2, start)["x"] * 2)
+
+
 @pytest.mark.parametrize("use_graphs", [False, True])
 def test_an_output_whose_size_only_the_run_tells(tmp_path: Path, use_graphs: bool) -> None:
     where = [helper.make_node("NonZero", ["x"], ["at"])]
