@@ -150,7 +150,7 @@ def run_schedule(steps: Sequence[Step], policy: BatchPolicy, num_workers: int, d
     assert batcher.depth == 0
     assert batcher._queue.num_units == 0
     assert batcher._num_open == 0
-    assert not batcher._running
+    assert not batcher._runs
     healthy = [value for value in engine.computed if value != POISON]
     assert not any(thread.is_alive() for thread in batcher._threads)
     # A row is computed once, but for the neighbours of poison, which are tried again.
