@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,16 @@ def test_a_folder_that_is_there_is_never_written_into(model: Path) -> None:
     assert refused.exit_code == 1
     assert "is there already" in refused.output
     assert not list((model.parent / "7").iterdir())
+
+
+def test_without_onnx_the_package_to_install_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("headrace_server.prepare.quantize")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    refused = _run(model)
+    assert refused.exit_code == 1
+    assert "onnx is not installed" in refused.output
+    assert "pip install 'headrace[quantize]'" in refused.output
 
 
 def test_trees_are_refused_with_the_reason(tmp_path: Path) -> None:
