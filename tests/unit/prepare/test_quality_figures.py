@@ -68,6 +68,11 @@ def test_rows_are_never_their_own_neighbours() -> None:
     noisy = vectors + RNG.normal(scale=2, size=vectors.shape).astype(np.float32)
     assert recall_at(3, vectors, vectors) == 1
     assert recall_at(3, noisy, vectors) < 0.9
+    angles = np.radians([0, 30, -35])
+    theirs = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    ours = theirs.copy()
+    ours[0] = np.cos(np.radians(-5)), np.sin(np.radians(-5))  # itself is still the nearest, of the others another
+    assert recall_at(1, ours, theirs) == pytest.approx(2 / 3)
 
 
 def test_order_agreement_counts_pairs() -> None:

@@ -27,6 +27,7 @@ from unit.models.small_models import (
 
 from headrace_server.models.load import load_model
 from headrace_server.models.model import Model
+from headrace_server.prepare.fault import PrepareError
 from headrace_server.prepare.quality.inputs import read_inputs, with_items
 from headrace_server.prepare.quality.latency import compare_latency
 from headrace_server.prepare.quality.quality import Bar, QuickScore, measure, quick_score
@@ -200,6 +201,8 @@ def test_a_catalogs_lists_are_compared_where_its_items_are_given(tmp_path: Path,
     np.save(tmp_path / "items.npy", rng.normal(size=(300, 8)).astype(np.float32))
     inputs = with_items(read_inputs(texts, source), tmp_path / "items.npy")
     assert measure(source, source, inputs).summary["recommend.recall_at_10"] == 1
+    with pytest.raises(PrepareError, match="items have 5 elements, the model's vectors 8"):
+        measure(source, source, replace(inputs, items=np.ones((3, 5), np.float32)))
     quality = measure(source, embedder(tmp_path / "d", table=damaged), inputs)
     assert quality.summary["recommend.recall_at_10"] < 0.8
     met, said = quality.meets(Bar(min_cosine=0.0))

@@ -175,6 +175,9 @@ def test_columns_of_csv_are_read_as_the_models(tmp_path: Path, table: Model) -> 
     assert "line 2: agee: no column of this model, the nearest is 'age'" in refusal(
         write(tmp_path / "c.csv", ["agee", "3"]), table
     )
+    (tmp_path / "e.csv").write_bytes(b"age,label\n3,stays\n\xff,stays\n")
+    assert "not UTF-8" in refusal(tmp_path / "e.csv", table)
+    assert "no CSV" in refusal(write(tmp_path / "f.csv", ["age,label", '"3"4,stays']), table)
     assert "line 3: not 2 fields" in refusal(write(tmp_path / "d.csv", ["age,label", "3,stays", "3"]), table)
 
 

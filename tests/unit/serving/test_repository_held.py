@@ -120,12 +120,15 @@ def test_loading_a_held_version_by_hand_neither_pins_it_nor_takes_an_earlier_pin
     assert answer(repository) == 1
 
 
-def test_a_newer_held_version_does_not_keep_an_older_one_from_serving_when_it_is_loaded(opened: Opened) -> None:
-    repository = opened()
-    repository.load("m", "1").result(20)  # the newest that may serve: it is not pinned
+def test_a_held_version_does_not_make_an_older_one_that_is_loaded_by_hand_a_pin(opened: Opened) -> None:
+    put(opened.directory / "m" / "0", 0.0)
+    repository = opened(poll_s=0.02)
+    repository.unload("m", "1")
+    assert answer(repository) == 0
+    repository.load("m", "1").result(20)  # the newest that may serve: it needs no pin
+    assert answer(repository) == 1
     put(opened.directory / "m" / "3", 3.0)
-    repository.load("m", "3").result(20)
-    assert answer(repository) == 3
+    wait_until(lambda: answer(repository) == 3)
 
 
 def test_a_model_of_held_versions_alone_says_why_nobody_is_answered(opened: Opened) -> None:

@@ -14,6 +14,7 @@ from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
 from headrace_server.engines.factory import create_engine
 from headrace_server.models.model import Model, Task
+from headrace_server.prepare.fault import PrepareError
 
 __all__ = ["answers_of", "opened"]
 
@@ -61,6 +62,10 @@ def answers_of(
 
 def _flat(outputs: Mapping[str, Array], *, has_rows: bool) -> Array:
     numbers = [array for _, array in sorted(outputs.items()) if array.dtype.kind in "fiub"]
+    if not numbers:
+        raise PrepareError(
+            "no output of the graph holds numbers: there is nothing to compare", cure="serve it as it is"
+        )
     if not has_rows:
         flat = [array.reshape(1, -1) for array in numbers]
     else:

@@ -29,7 +29,7 @@ from headrace_server.models.tensors import TensorReader, check_feeds
 from headrace_server.prepare.fault import PrepareError
 from headrace_server.prepare.quality.records import GoldenPrompt, Record, data_fault, read_records
 
-__all__ = ["DEFAULT_LIMIT", "Feeds", "Inputs", "main_task", "read_inputs", "with_items"]
+__all__ = ["DEFAULT_LIMIT", "Feeds", "Inputs", "main_task", "num_rows", "read_inputs", "with_items"]
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -76,6 +76,12 @@ def main_task(model: Model) -> Task:
     if model.generator is not None:
         return Task.GENERATE
     return next((task for task in _ORDER if task in model.pipelines), Task.INFER)
+
+
+def num_rows(feeds: Feeds) -> int:
+    """Rows of one batch; 1 where its tensors have no axis."""
+    first = next(iter(feeds.values()))
+    return len(first) if first.ndim else 1
 
 
 def read_inputs(

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace_server.models.model import Model, Task
+from headrace_server.prepare.fault import PrepareError
 from headrace_server.prepare.quality.answers import answers_of, opened
 from headrace_server.prepare.quality.figures import (
     calibration_error,
@@ -36,7 +37,7 @@ from headrace_server.prepare.quality.figures import (
     order_agreement,
     recall_at,
 )
-from headrace_server.prepare.quality.inputs import Feeds, Inputs
+from headrace_server.prepare.quality.inputs import Feeds, Inputs, num_rows
 from headrace_server.prepare.quality.text_quality import measure_texts
 
 __all__ = ["DEFAULT_BARS", "Bar", "Quality", "QuickScore", "measure", "quick_score"]
@@ -136,13 +137,14 @@ class Quality:
 def measure(reference: Model, candidate: Model, inputs: Inputs, *, device: str = "cpu") -> Quality:
     """The candidate on `device` beside the reference on ONNX Runtime's CPU, on the held-out rows alone.
 
-    raises  ServingError as `create_engine` does; PrepareError where the two do not answer in one form
+    raises  ServingError as `create_engine` does; PrepareError for items of another width than the source's vectors
     """
     if inputs.task is Task.GENERATE:
         before, after, count = measure_texts(reference, candidate, inputs)
         return Quality(task="generate", num_rows=count, before={"generate": before}, after={"generate": after})
     with opened(reference) as engine:
         theirs = answers_of(reference, engine, inputs.held_out)
+    _check_items(theirs, inputs)
     with opened(candidate, device=device) as engine:
         ours = answers_of(candidate, engine, inputs.held_out)
     before_by: dict[str, Mapping[str, float]] = {}
@@ -154,8 +156,19 @@ def measure(reference: Model, candidate: Model, inputs: Inputs, *, device: str =
         before_by[task.value], after_by[task.value] = _figures(task, theirs[task], ours[task], inputs)
         if task is Task.EMBED and inputs.items is not None:
             after_by["recommend"] = {f"recall_at_{K}": recall_at(K, ours[task], theirs[task], inputs.items)}
-    rows = sum(len(next(iter(feeds.values()))) for feeds in inputs.held_out)
+    rows = sum(map(num_rows, inputs.held_out))
     return Quality(task=inputs.task.value, num_rows=rows, before=before_by, after=after_by)
+
+
+def _check_items(theirs: Mapping[Task, Array], inputs: Inputs) -> None:
+    if inputs.items is None:
+        return
+    width = theirs[Task.EMBED].shape[1] if Task.EMBED in theirs else 0
+    if width != inputs.items.shape[1]:
+        raise PrepareError(
+            f"items have {inputs.items.shape[1]} elements, the model's vectors {width}",
+            cure="give the vectors of a catalog that this model is asked for",
+        )
 
 
 def flattened(figures: Mapping[str, Mapping[str, float]], main: str) -> dict[str, float]:
@@ -203,13 +216,13 @@ def _first_rows(feeds: tuple[Feeds, ...], count: int) -> tuple[Feeds, ...]:
     """Batches from all over, the lengths mixed, until they hold `count` rows, or enough tokens."""
     found: list[Feeds] = []
     rows = num_tokens = 0
-    step = max(1, len(feeds) * len(next(iter(feeds[0].values()))) // max(1, count))
+    step = max(1, len(feeds) * num_rows(feeds[0]) // max(1, count))
     for each in [*feeds[::step], *feeds]:
         if rows >= count or num_tokens >= _ENOUGH_TOKENS:
             break
         found.append(each)
         first = next(iter(each.values()))
-        rows += len(first)
+        rows += num_rows(each)
         num_tokens += first.size if first.ndim == 2 and first.dtype.kind == "i" else 0
     return tuple(found)
 

@@ -172,12 +172,17 @@ def _read(path: Path, where: str, what: str, file: Path) -> bytes:
 
 def _comma_separated(path: Path, model: Model) -> Iterator[Record]:
     with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            where = f"line {reader.line_num}"
-            if None in row or None in row.values():
-                raise data_fault(path, where, f"not {len(reader.fieldnames or ())} fields, as the first line has")
-            yield _from_columns(path, where, row, model, is_text=True)
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for row in reader:
+                where = f"line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise data_fault(path, where, f"not {len(reader.fieldnames or ())} fields, as the first line has")
+                yield _from_columns(path, where, row, model, is_text=True)
+        except UnicodeDecodeError:
+            raise data_fault(path, f"after line {reader.line_num}", "not UTF-8", cure="save it as UTF-8") from None
+        except csv.Error as error:
+            raise data_fault(path, f"line {reader.line_num}", f"no CSV ({error})") from None
 
 
 def _parquet(path: Path, model: Model) -> Iterator[Record]:
@@ -206,7 +211,10 @@ def _from_columns(path: Path, where: str, row: Mapping[str, Any], model: Model, 
             raise data_fault(path, where, f"{min(unknown)}: no column that is read; text, pair and label are")
         if "text" not in cells:
             raise data_fault(path, where, "text: missing, this model reads no columns of its own")
-        return Record(where, TextInput(str(cells["text"]), cells.get("pair") or None), label)
+        text, pair = cells["text"], cells.get("pair") or None
+        if not isinstance(text, str) or not isinstance(pair, str | None):
+            raise data_fault(path, where, f"text: {type(text).__name__}, a text is expected")
+        return Record(where, TextInput(text, pair), label)
     values: dict[str, FeatureValue] = {}
     for name, value in cells.items():
         if name not in types:
