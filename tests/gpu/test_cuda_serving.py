@@ -36,13 +36,18 @@ def embed(serving: object, text: str, version: str = "") -> np.ndarray:
     return np.frombuffer(answer.embeddings.data, "<f4")
 
 
-def test_callers_over_grpc_get_the_vectors_of_the_cpu(repository: Path, demo_models: Path, device: str) -> None:
+def test_callers_over_grpc_get_the_vectors_of_the_cpu(
+    repository: Path, demo_models: Path, tmp_path: Path, device: str
+) -> None:
     from headrace_server import EngineOptions, Server, ServerConfig
 
-    with Server(ServerConfig(repository=demo_models / "minilm" / "1", engine=EngineOptions(device="cpu"))) as server:
+    shutil.copytree(demo_models / "minilm" / "1", tmp_path / "cpu" / "minilm" / "1")
+    with Server(
+        ServerConfig(repository=tmp_path / "cpu", engine=EngineOptions(device="cpu"), transport=None)
+    ) as server:
         expected = server.embed("minilm", TEXTS).embeddings
     with serving_models(repository, "direct") as serving:
-        for status in serving.server.statuses():
+        for status in serving.server.models():
             assert status.state is ModelState.READY, status.reason
             assert status.engine is not None
             assert status.engine.device == device
@@ -77,10 +82,11 @@ def test_versions_are_swapped_while_callers_ask(repository: Path) -> None:
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
+        versions = serving.server._repository
         for _ in range(5):
-            for version in ("2", "1"):
-                serving.server.repository.unload("minilm", version)
-                serving.server.repository.load("minilm", version).result(120)
+            for new, old in (("1", "2"), ("2", "1")):
+                assert versions.load("minilm", new).result(120).serving
+                versions.unload("minilm", old)
         stop.set()
         for thread in threads:
             thread.join(120)
