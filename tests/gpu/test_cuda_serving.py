@@ -39,12 +39,13 @@ def embed(serving: object, text: str, version: str = "") -> np.ndarray:
 def test_callers_over_grpc_get_the_vectors_of_the_cpu(
     repository: Path, demo_models: Path, tmp_path: Path, device: str
 ) -> None:
-    from headrace_server import EngineOptions, Server, ServerConfig
+    from headrace_server import AdminOptions, EngineOptions, Server, ServerConfig
 
     shutil.copytree(demo_models / "minilm" / "1", tmp_path / "cpu" / "minilm" / "1")
-    with Server(
-        ServerConfig(repository=tmp_path / "cpu", engine=EngineOptions(device="cpu"), transport=None)
-    ) as server:
+    config = ServerConfig(
+        repository=tmp_path / "cpu", engine=EngineOptions(device="cpu"), transport=None, admin=AdminOptions(listen=None)
+    )
+    with Server(config) as server:
         expected = server.embed("minilm", TEXTS).embeddings
     with serving_models(repository, "direct") as serving:
         for status in serving.server.models():
