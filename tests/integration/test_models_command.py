@@ -98,6 +98,9 @@ def test_load_waits_until_the_version_answers_and_says_why_one_does_not(
 
 
 def test_reset_has_the_models_own_file_hold_again(address: str, managed: Managed, repository: Path) -> None:
+    def state_of(version: str) -> str:
+        return next(str(each["state"]) for each in told(address, "list", "mood") if each["version"] == version)
+
     file = repository / "mood" / "versions.toml"
     try:
         told(address, "label", "mood", "stable", "2")
@@ -115,7 +118,7 @@ def test_reset_has_the_models_own_file_hold_again(address: str, managed: Managed
         after = told(address, "reset", "mood")
         assert (after["split"], after["shadow"]) == (None, {"version": "2", "sample_rate": 0.5})
         until = time.monotonic() + 20
-        while managed.version_that_answers() != "2":  # it is being loaded
+        while state_of("2") != "ready":  # what was unloaded by hand is being loaded
             assert time.monotonic() < until, run(address, "list").stdout
             time.sleep(0.02)
         assert "stable: 1" in run(address, "reset", "mood").stdout, "nothing is left to forget"
