@@ -227,7 +227,7 @@ $(GPU)/.installed: $(PYPROJECTS) $(KERNELS) | $(BIN)/python
 		echo "gpu: tensorrt could not be installed: what needs it will skip"
 	@touch $@
 
-NO_GPU = $(BIN)/python -c 'from headrace_server.engines.cuda_devices import find_cuda; print(find_cuda().fault)'
+NO_GPU = $(BIN)/python -c 'from headrace_server.engines.machine.cuda_devices import find_cuda; print(find_cuda().fault)'
 
 .PHONY: test-gpu bench-gpu
 test-gpu: $(KERNELS)           ## the tests that need an NVIDIA GPU, in an environment of their own; without one they skip

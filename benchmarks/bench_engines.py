@@ -22,8 +22,8 @@ from load import ROOT, machine, median, run_load, served, spread
 
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
+from headrace_server.engines.choosing.sample_batches import sample_batches
 from headrace_server.engines.factory import create_engine
-from headrace_server.engines.sample_batches import sample_batches
 from headrace_server.errors import ServingError
 from headrace_server.models.inputs import Input, TextInput
 from headrace_server.models.load import load_model

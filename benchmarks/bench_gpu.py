@@ -35,10 +35,10 @@ from headrace_server.config import (
     ThreadBudget,
 )
 from headrace_server.engines.base import Engine
-from headrace_server.engines.cpu_machine import find_cpu
-from headrace_server.engines.cuda_devices import find_cuda
 from headrace_server.engines.factory import create_engine
 from headrace_server.engines.installed import installed_version
+from headrace_server.engines.machine.cpu import find_cpu
+from headrace_server.engines.machine.cuda_devices import find_cuda
 from headrace_server.errors import ServingError
 
 ROOT = Path(__file__).resolve().parents[1]

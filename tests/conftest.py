@@ -24,7 +24,7 @@ def missing_gpu() -> str:
     """
     if os.environ.get("HEADRACE_GPU_REHEARSAL"):
         return ""
-    code = "from headrace_server.engines.cuda_devices import find_cuda; print(find_cuda().fault)"
+    code = "from headrace_server.engines.machine.cuda_devices import find_cuda; print(find_cuda().fault)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     if answer.returncode != 0:
         return f"the NVIDIA driver ends the process that asks it (status {answer.returncode})"

@@ -20,9 +20,9 @@ import numpy as np
 import onnxruntime
 
 from headrace_server.config import ShapeProfile
-from headrace_server.engines.cuda_devices import CudaDevice
-from headrace_server.engines.onnx_bfloat16 import Bfloat16Runs
-from headrace_server.engines.tensorrt_seam import BuildOrder, BuiltPlan, LoadedTensor, Shape
+from headrace_server.engines.machine.cuda_devices import CudaDevice
+from headrace_server.engines.onnx.bfloat16 import Bfloat16Runs
+from headrace_server.engines.tensorrt.seam import BuildOrder, BuiltPlan, LoadedTensor, Shape
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.onnx_header import parse_onnx_header
 from headrace_server.models.signature import array_dtype

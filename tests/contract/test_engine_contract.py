@@ -17,16 +17,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from headrace_server.config import EngineOptions, ShapeProfile, TensorRtOptions, ThreadBudget
 from headrace_server.engines.base import Engine
-from headrace_server.engines.capture_gate import CaptureGate
 from headrace_server.engines.factory import create_engine
-from headrace_server.engines.host_memory import PageableMemory
-from headrace_server.engines.onnx import OnnxEngine
-from headrace_server.engines.onnx_binding import BoundRuns
-from headrace_server.engines.onnx_graphs import GraphRuns
-from headrace_server.engines.onnx_openvino import installed_openvino
-from headrace_server.engines.onnx_session import CPU, load_runtime, open_session
+from headrace_server.engines.machine.capture_gate import CaptureGate
+from headrace_server.engines.machine.host_memory import PageableMemory
+from headrace_server.engines.onnx.bound_runs import BoundRuns
+from headrace_server.engines.onnx.engine import OnnxEngine
+from headrace_server.engines.onnx.graph_runs import GraphRuns
+from headrace_server.engines.onnx.openvino import installed_openvino
+from headrace_server.engines.onnx.session import CPU, load_runtime, open_session
 from headrace_server.engines.request import EngineRequest
-from headrace_server.engines.tensorrt import open_on
+from headrace_server.engines.tensorrt.opening import open_on
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.model import Model, Task
 from headrace_server.models.onnx_header import read_onnx_header

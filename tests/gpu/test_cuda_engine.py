@@ -12,8 +12,8 @@ from gpu_graphs import GpuGraph, cosine, feeds_of, model_of, reference_graph
 
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
-from headrace_server.engines.cuda_devices import find_cuda
 from headrace_server.engines.factory import create_engine
+from headrace_server.engines.machine.cuda_devices import find_cuda
 from headrace_server.errors import Reason, ServingError
 
 pytestmark = pytest.mark.gpu

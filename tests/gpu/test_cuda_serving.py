@@ -96,7 +96,7 @@ def test_versions_are_swapped_while_callers_ask(repository: Path) -> None:
 
 
 def test_doctor_says_that_the_gpu_runs(rehearsal: bool) -> None:
-    from headrace_server.engines.probe import probe_engines, probes_of
+    from headrace_server.engines.probes.probe import probe_engines, probes_of
 
     (found,) = probe_engines(probes_of("cpu" if rehearsal else "cuda:0"))
     assert found.runs, found.fault

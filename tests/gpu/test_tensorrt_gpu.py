@@ -19,7 +19,7 @@ from headrace_server.config import BatchPolicy, EngineOptions, ShapeProfile, Ten
 from headrace_server.engines.base import Engine
 from headrace_server.engines.factory import create_engine
 from headrace_server.engines.request import EngineRequest
-from headrace_server.engines.tensorrt import open_on
+from headrace_server.engines.tensorrt.opening import open_on
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.onnx_header import read_onnx_header
 

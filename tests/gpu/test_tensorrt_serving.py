@@ -33,7 +33,7 @@ def test_callers_over_grpc_get_the_vectors_of_the_cpu(
         f'{said}\n[engine]\ndevice = "tensorrt:0"\nnum_workers = 2\n[engine.tensorrt]\ncuda_graphs = true\n'
     )
     if form == "plan":
-        from headrace_server.engines.tensorrt_files import build_file, open_graph
+        from headrace_server.engines.tensorrt.files import build_file, open_graph
 
         graph = folder / "onnx" / "model.onnx"
         build_file(open_graph(folder), graph.with_suffix(".plan"), rtx=False)

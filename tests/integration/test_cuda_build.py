@@ -16,7 +16,7 @@ import pytest
 from unit.engines.fake_driver import build_fake_driver
 from unit.engines.small_graphs import doubler
 
-from headrace_server.engines.cuda_devices import find_cuda
+from headrace_server.engines.machine.cuda_devices import find_cuda
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / "build" / "venvs" / "ort-gpu" / "bin" / "python"

@@ -17,8 +17,8 @@ from headrace_client import Client, ModelInfo
 from headrace_server import Server
 from headrace_server.cli.app import app
 from headrace_server.config import EngineOptions
-from headrace_server.engines.cpu_machine import find_cpu
-from headrace_server.engines.onnx_openvino import OPENVINO, installed_openvino
+from headrace_server.engines.machine.cpu import find_cpu
+from headrace_server.engines.onnx.openvino import OPENVINO, installed_openvino
 
 TEXTS = [
     "A boat.",

@@ -13,7 +13,7 @@ from headrace_server.cli.faults import FAILURE, fail, plain_failures
 
 if TYPE_CHECKING:
     from headrace_server.cli.doctor_machine import Extra, MachineFacts
-    from headrace_server.engines.probe import EngineProbe
+    from headrace_server.engines.probes.probe import EngineProbe
 
 __all__ = ["Examination", "doctor", "examine"]
 
@@ -63,7 +63,7 @@ def doctor(
 def examine(device: str = "") -> Examination:
     """What is found here; `device` is asked for besides those that always are ("cuda:1")."""
     from headrace_server.cli.doctor_machine import installed_extras, read_machine, versions
-    from headrace_server.engines.probe import probe_engines, probes_of
+    from headrace_server.engines.probes.probe import probe_engines, probes_of
 
     probes = list(probes_of())
     if device:
@@ -98,7 +98,7 @@ def _full(device: str) -> str:
 
 
 def _problems(engines: tuple[EngineProbe, ...], parts: tuple[tuple[str, str, str], ...]) -> tuple[tuple[str, str], ...]:
-    from headrace_server.engines.onnx_session import load_runtime
+    from headrace_server.engines.onnx.session import load_runtime
     from headrace_server.errors import ServingError
 
     found = [(f"{name}: {fault}", "") for name, _, fault in parts if fault]

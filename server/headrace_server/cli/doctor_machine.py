@@ -11,9 +11,9 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace_server.engines.cpu_machine import find_cpu
-from headrace_server.engines.cuda_devices import CudaMachine, find_cuda
 from headrace_server.engines.installed import installed_version
+from headrace_server.engines.machine.cpu import find_cpu
+from headrace_server.engines.machine.cuda_devices import CudaMachine, find_cuda
 
 __all__ = [
     "CpuFacts",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from headrace_server.cli.doctor import Examination
 from headrace_server.cli.doctor_machine import MachineFacts
 from headrace_server.cli.tables import table
-from headrace_server.engines.probe import EngineProbe
+from headrace_server.engines.probes.probe import EngineProbe
 
 __all__ = ["doctor_text"]
 

@@ -17,7 +17,7 @@ from headrace_server.cli.management import AUTO
 from headrace_server.cli.serve import EngineCache
 
 if TYPE_CHECKING:
-    from headrace_server.engines.choice import EngineChoice
+    from headrace_server.engines.choosing.choice import EngineChoice
     from headrace_server.models.generation import GenerationSpec
     from headrace_server.models.model import Model
     from headrace_server.models.quantization_report import QuantizationReport
@@ -120,7 +120,7 @@ def _engine_lines(model: Model) -> list[str]:
 
 def _candidates(model: Model) -> tuple[Sequence[tuple[str, str]], EngineChoice | None]:
     from headrace_server.config import ThreadBudget
-    from headrace_server.engines.device_policy import find_candidates, known_choice
+    from headrace_server.engines.choosing.policy import find_candidates, known_choice
     from headrace_server.models.onnx_header import read_onnx_header
 
     if model.generator is not None or model.graph.suffix != ".onnx":

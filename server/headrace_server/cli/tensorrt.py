@@ -56,7 +56,7 @@ def build(
     Shapes come from --min, --opt and --max, else from the folder's headrace.toml, else from what the model is asked.
     """
     with _said():
-        from headrace_server.engines.tensorrt_files import build_file, open_graph
+        from headrace_server.engines.tensorrt.files import build_file, open_graph
 
         options: dict[str, Any] = {"tf32": tf32, "version_compatible": version_compatible, "workspace_mb": workspace_mb}
         profiles = _profiles(minimum or [], optimum or [], maximum or [])
@@ -85,7 +85,7 @@ def validate(
     Nothing is compiled. With --rtx no GPU is needed; the parsers of the two libraries may differ by a version.
     """
     with _said():
-        from headrace_server.engines.tensorrt_files import open_graph, validate_file
+        from headrace_server.engines.tensorrt.files import open_graph, validate_file
 
         opened = open_graph(model)
         support, library = validate_file(opened, rtx=rtx)
@@ -110,7 +110,7 @@ def inspect(
 ) -> None:
     """Say what a plan holds, by its sidecar, and whether the plan is the one it describes. Needs no GPU."""
     with _said():
-        from headrace_server.engines.tensorrt_files import read_plan
+        from headrace_server.engines.tensorrt.files import read_plan
 
         sidecar, whole = read_plan(plan)
     if as_json:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
-from headrace_server.engines.choice import EngineChoice
+from headrace_server.engines.choosing.choice import EngineChoice
 from headrace_server.models.signature import TensorSpec
 
 __all__ = ["Array", "Engine", "EngineInfo"]

@@ -1,6 +1,6 @@
 """From a Model and its EngineOptions to a loaded Engine: what was asked for, or an error; nothing else in silence.
 
-device     auto        the fastest of what is there, measured (device_policy)
+device     auto        the fastest of what is there, measured (choosing/policy)
            cpu         ONNX Runtime's CPU provider
            openvino    ONNX Runtime with OpenVINO's plugin provider, on the CPU
            cuda[:n]    ONNX Runtime on a GPU
@@ -17,13 +17,13 @@ from collections.abc import Callable
 
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
+from headrace_server.engines.choosing.policy import choose_engine, find_candidates, is_to_be_tried
 from headrace_server.engines.decode import DecodeState
-from headrace_server.engines.device_policy import choose_engine, find_candidates, is_to_be_tried
 from headrace_server.engines.devices import device_unavailable, split_device
-from headrace_server.engines.onnx import open_cpu
-from headrace_server.engines.onnx_copied_decode import CopiedDecode
-from headrace_server.engines.onnx_decode import SharedBufferDecode
-from headrace_server.engines.onnx_session import load_runtime
+from headrace_server.engines.onnx.copied_decode import CopiedDecode
+from headrace_server.engines.onnx.decode import SharedBufferDecode
+from headrace_server.engines.onnx.engine import open_cpu
+from headrace_server.engines.onnx.session import load_runtime
 from headrace_server.engines.request import EngineRequest
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.generation import CacheKind
@@ -124,15 +124,15 @@ def _opener(device: str) -> Callable[[EngineRequest], Engine]:
     """Who opens graphs on a device: imported when the first is opened there, as each stands on a runtime of its own."""
     base, _ = split_device(device)
     if base == "openvino":
-        from headrace_server.engines.onnx_openvino import open_openvino
+        from headrace_server.engines.onnx.openvino import open_openvino
 
         return open_openvino
     if base == "cuda":
-        from headrace_server.engines.onnx_cuda import open_cuda
+        from headrace_server.engines.onnx.cuda import open_cuda
 
         return open_cuda
     if base == "tensorrt":
-        from headrace_server.engines.tensorrt import open_tensorrt
+        from headrace_server.engines.tensorrt.opening import open_tensorrt
 
         return open_tensorrt
     return open_cpu

@@ -1,9 +1,9 @@
 """EngineRequest: one loading of one graph on one device, everything decided but what the device itself knows.
 
-Each device has an opener, `(EngineRequest) -> Engine`, in a file of its own: `onnx.open_cpu`,
-`onnx_openvino.open_openvino`, `onnx_cuda.open_cuda`, `tensorrt.open_tensorrt`. An opener gives what was asked for or
-raises DEVICE_UNAVAILABLE with requested, actual, reason and cure; it never takes another device or precision instead.
-The factory chooses among openers.
+Each device has an opener, `(EngineRequest) -> Engine`, in a file of its own: `onnx.engine.open_cpu`,
+`onnx.openvino.open_openvino`, `onnx.cuda.open_cuda`, `tensorrt.opening.open_tensorrt`. An opener gives what was asked
+for or raises DEVICE_UNAVAILABLE with requested, actual, reason and cure; it never takes another device or precision
+instead. The factory chooses among openers.
 """
 
 from __future__ import annotations

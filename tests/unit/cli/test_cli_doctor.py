@@ -17,10 +17,10 @@ from headrace_server.cli.app import app
 from headrace_server.cli.doctor import Examination, examine
 from headrace_server.cli.doctor_machine import Extra, installed_extras
 from headrace_server.cli.doctor_text import doctor_text
-from headrace_server.engines import probe as probing
-from headrace_server.engines.cuda_devices import CudaDevice, CudaMachine, find_cuda
-from headrace_server.engines.probe import EngineProbe, probe_engines, probes_of
-from headrace_server.engines.probe_graph import write_probe_graph
+from headrace_server.engines.machine.cuda_devices import CudaDevice, CudaMachine, find_cuda
+from headrace_server.engines.probes import probe as probing
+from headrace_server.engines.probes.graph import write_probe_graph
+from headrace_server.engines.probes.probe import EngineProbe, probe_engines, probes_of
 
 
 def run(*arguments: str) -> Any:

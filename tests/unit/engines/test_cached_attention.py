@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from headrace_kernels import _dispatch, graph_operators
-from headrace_server.engines.onnx_operators import add_operators
+from headrace_server.engines.onnx.operators import add_operators
 from headrace_server.prepare.gguf.onnx_file import GRAPH_NAME, StreamedGraph
 from headrace_server.prepare.gguf.row_operators import add_cached_attention, declare_attention
 

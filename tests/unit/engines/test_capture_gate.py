@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from headrace_server.engines.capture_gate import CaptureGate
+from headrace_server.engines.machine.capture_gate import CaptureGate
 
 
 def test_runs_pass_side_by_side() -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from fake_driver import build_fake_driver
 
-from headrace_server.engines import cuda_devices
-from headrace_server.engines.cuda_devices import find_cuda
-from headrace_server.engines.pinned_memory import PinnedMemory
+from headrace_server.engines.machine import cuda_devices
+from headrace_server.engines.machine.cuda_devices import find_cuda
+from headrace_server.engines.machine.pinned_memory import PinnedMemory
 from headrace_server.errors import Reason, ServingError
 
 

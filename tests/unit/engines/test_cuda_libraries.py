@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from headrace_server.engines.cuda_libraries import library_fault
+from headrace_server.engines.machine.cuda_libraries import library_fault
 
 
 def compiled(folder: Path, name: str, code: str, *flags: str) -> Path:

@@ -15,14 +15,14 @@ import small_graphs
 from onnx import TensorProto, helper, numpy_helper
 
 from headrace_server.config import EngineOptions, ThreadBudget
-from headrace_server.engines import device_policy
 from headrace_server.engines.base import Array, Engine
-from headrace_server.engines.choice import Verdict
-from headrace_server.engines.cpu_machine import CpuMachine, find_cpu
-from headrace_server.engines.cuda_devices import CudaDevice, CudaMachine
-from headrace_server.engines.device_policy import choose_engine, find_candidates
+from headrace_server.engines.choosing import policy as device_policy
+from headrace_server.engines.choosing.choice import Verdict
+from headrace_server.engines.choosing.policy import choose_engine, find_candidates
 from headrace_server.engines.factory import create_engine
-from headrace_server.engines.onnx import OnnxEngine
+from headrace_server.engines.machine.cpu import CpuMachine, find_cpu
+from headrace_server.engines.machine.cuda_devices import CudaDevice, CudaMachine
+from headrace_server.engines.onnx.engine import OnnxEngine
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.model import Model
 from headrace_server.models.onnx_header import read_onnx_header
@@ -176,7 +176,7 @@ def test_a_slower_candidate_leaves_the_cpu_its_place(model: Model) -> None:
 def test_a_choice_is_reused_without_measuring(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Bench(model, openvino_bf16={})
     first.choose(CPU, FAST)
-    monkeypatch.setattr("headrace_server.engines.choice_cache._in_process", {})  # as a new process
+    monkeypatch.setattr("headrace_server.engines.choosing.choice_cache._in_process", {})  # as a new process
     again = Bench(model, openvino_bf16={"factor": -1.0})
     engine = again.choose(CPU, FAST)
     assert [(each.info.device) for each in again.opened] == ["openvino"]
@@ -193,7 +193,7 @@ def test_a_choice_ends_with_the_process_where_no_directory_is_given(
     bench.choose(CPU, FAST)
     bench.choose(CPU, FAST)
     assert [each.info.device for each in bench.opened] == ["cpu", "openvino", "openvino"]
-    monkeypatch.setattr("headrace_server.engines.choice_cache._in_process", {})
+    monkeypatch.setattr("headrace_server.engines.choosing.choice_cache._in_process", {})
     bench.choose(CPU, FAST)
     assert [each.info.device for each in bench.opened[3:]] == ["cpu", "openvino"]
 
@@ -237,7 +237,7 @@ def test_a_file_that_cannot_be_read_is_measured_anew_and_replaced(
 ) -> None:
     bench = Bench(model, openvino_bf16={})
     bench.choose(CPU, FAST)
-    monkeypatch.setattr("headrace_server.engines.choice_cache._in_process", {})
+    monkeypatch.setattr("headrace_server.engines.choosing.choice_cache._in_process", {})
     assert model.engine.cache is not None
     (path,) = (model.engine.cache / "choices").iterdir()
     whole = path.read_bytes()
@@ -251,14 +251,14 @@ def test_a_file_that_cannot_be_read_is_measured_anew_and_replaced(
 def test_a_file_of_another_question_is_not_believed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(model, openvino_bf16={})
     bench.choose(CPU, FAST)
-    monkeypatch.setattr("headrace_server.engines.choice_cache._in_process", {})
+    monkeypatch.setattr("headrace_server.engines.choosing.choice_cache._in_process", {})
     assert model.engine.cache is not None
     (path,) = (model.engine.cache / "choices").iterdir()
     bench.model = replace(model, digest="another")
     bench.choose(CPU, FAST)
     (other,) = set(path.parent.iterdir()) - {path}
     path.replace(other)
-    monkeypatch.setattr("headrace_server.engines.choice_cache._in_process", {})
+    monkeypatch.setattr("headrace_server.engines.choosing.choice_cache._in_process", {})
     bench.choose(CPU, FAST)
     assert [each.info.device for each in bench.opened] == ["cpu", "openvino"] * 3
 
@@ -300,7 +300,7 @@ def test_bf16_is_a_candidate_only_where_the_cpu_multiplies_it(tmp_path: Path, mo
         ({"avx512f"}, [CPU, ("openvino", "fp32")]),
     ):
         cpu = CpuMachine(architecture="x86_64", model="a CPU", flags=frozenset(flags), num_cores=2)
-        monkeypatch.setattr("headrace_server.engines.onnx_openvino.find_cpu", lambda cpu=cpu: cpu)
+        monkeypatch.setattr("headrace_server.engines.onnx.openvino.find_cpu", lambda cpu=cpu: cpu)
         assert list(find_candidates(header, "auto", "auto")) == candidates
         assert (FAST in find_candidates(header, "auto", "bf16")) is (FAST in candidates)
         assert find_candidates(header, "auto", "fp32") == (CPU, ("openvino", "fp32"))

@@ -17,13 +17,13 @@ import pytest
 import small_graphs
 from onnx import TensorProto, helper, numpy_helper
 
-from headrace_server.engines.capture_gate import CaptureGate
-from headrace_server.engines.host_memory import HostBuffers, PageableMemory
-from headrace_server.engines.onnx import OnnxEngine
-from headrace_server.engines.onnx_binding import BoundRuns, can_be_bound, said_shape
-from headrace_server.engines.onnx_graphs import GraphRuns
-from headrace_server.engines.onnx_session import CPU, load_runtime, open_session
-from headrace_server.engines.onnx_types import graph_tensor
+from headrace_server.engines.machine.capture_gate import CaptureGate
+from headrace_server.engines.machine.host_memory import HostBuffers, PageableMemory
+from headrace_server.engines.onnx.bound_runs import BoundRuns, can_be_bound, said_shape
+from headrace_server.engines.onnx.engine import OnnxEngine
+from headrace_server.engines.onnx.graph_runs import GraphRuns
+from headrace_server.engines.onnx.session import CPU, load_runtime, open_session
+from headrace_server.engines.onnx.types import graph_tensor
 from headrace_server.errors import Reason, ServingError
 
 

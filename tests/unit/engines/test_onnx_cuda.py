@@ -10,11 +10,11 @@ import pytest
 import small_graphs
 
 from headrace_server.config import CudaOptions, EngineOptions, ThreadBudget
-from headrace_server.engines import onnx_cuda
-from headrace_server.engines.cuda_devices import CudaDevice, CudaMachine, find_cuda
 from headrace_server.engines.factory import create_engine
-from headrace_server.engines.onnx_cuda import check_device, check_runtime, open_cuda, provider_options
-from headrace_server.engines.onnx_session import available_providers, load_runtime
+from headrace_server.engines.machine.cuda_devices import CudaDevice, CudaMachine, find_cuda
+from headrace_server.engines.onnx import cuda as onnx_cuda
+from headrace_server.engines.onnx.cuda import check_device, check_runtime, open_cuda, provider_options
+from headrace_server.engines.onnx.session import available_providers, load_runtime
 from headrace_server.engines.request import EngineRequest
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.onnx_header import read_onnx_header

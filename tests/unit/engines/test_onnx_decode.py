@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from decoder_folders import VOCABULARY, SmallLlama, write_decoder
 
-from headrace_server.engines.onnx_decode import SharedBufferDecode
+from headrace_server.engines.onnx.decode import SharedBufferDecode
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.load import load_model
 

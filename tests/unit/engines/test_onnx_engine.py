@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
 from headrace_server.engines.factory import create_engine
-from headrace_server.engines.onnx import OnnxEngine
+from headrace_server.engines.onnx.engine import OnnxEngine
 from headrace_server.errors import Reason, ServingError
 
 BUDGET = ThreadBudget(num_cores=2)
@@ -216,7 +216,7 @@ import sys, numpy as np, psutil
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 import small_graphs
-from headrace_server.engines.onnx import OnnxEngine
+from headrace_server.engines.onnx.engine import OnnxEngine
 from onnx import TensorProto, helper, numpy_helper
 w = [numpy_helper.from_array(np.eye(256, dtype=np.float32), "w")]
 nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]

@@ -12,11 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 from test_device_policy import large_matmul
 
 from headrace_server.config import EngineOptions, ThreadBudget
-from headrace_server.engines import onnx_openvino
 from headrace_server.engines.base import Engine
-from headrace_server.engines.cpu_machine import CpuMachine, find_cpu
 from headrace_server.engines.factory import create_engine
-from headrace_server.engines.onnx_openvino import OPENVINO, installed_openvino
+from headrace_server.engines.machine.cpu import CpuMachine, find_cpu
+from headrace_server.engines.onnx import openvino as onnx_openvino
+from headrace_server.engines.onnx.openvino import OPENVINO, installed_openvino
 from headrace_server.errors import Reason, ServingError
 
 BUDGET = ThreadBudget(num_cores=2)

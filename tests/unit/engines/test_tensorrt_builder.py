@@ -18,12 +18,12 @@ from quantize_models import save_quantized
 from small_graphs import bfloat16_beside_float32, classifier_with_zipmap, doubler, save, value
 
 from headrace_server.config import ShapeProfile
-from headrace_server.engines.cuda_devices import find_cuda
-from headrace_server.engines.tensorrt_build import target_names
-from headrace_server.engines.tensorrt_files import build_file, open_graph, read_plan, validate_file
-from headrace_server.engines.tensorrt_native import NativeLibrary
-from headrace_server.engines.tensorrt_seam import BuildOrder
-from headrace_server.engines.tensorrt_support import Support
+from headrace_server.engines.machine.cuda_devices import find_cuda
+from headrace_server.engines.tensorrt.build import target_names
+from headrace_server.engines.tensorrt.files import build_file, open_graph, read_plan, validate_file
+from headrace_server.engines.tensorrt.native import NativeLibrary
+from headrace_server.engines.tensorrt.seam import BuildOrder
+from headrace_server.engines.tensorrt.support import Support
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.onnx_header import read_onnx_header
 
@@ -254,7 +254,7 @@ def test_the_lean_runtime_ends_the_process_without_a_driver_and_our_gate_stands_
     ours = """
         import sys, tensorrt_lean_bindings
         sys.modules["tensorrt"] = tensorrt_lean_bindings
-        from headrace_server.engines.tensorrt_library import require_device
+        from headrace_server.engines.tensorrt.library import require_device
         from headrace_server.errors import ServingError
         try:
             require_device("tensorrt:0", 0)
@@ -295,7 +295,7 @@ def test_the_library_has_every_name_that_only_a_gpu_can_exercise(owner: str, nam
 
 
 def test_an_allocator_gives_addresses_and_refuses_rather_than_raise() -> None:
-    from headrace_server.engines.tensorrt_native import _allocator_class
+    from headrace_server.engines.tensorrt.native import _allocator_class
 
     def allocate(size: int) -> int:
         if size > 100:
@@ -313,7 +313,7 @@ def test_an_allocator_gives_addresses_and_refuses_rather_than_raise() -> None:
 @without_driver
 def test_cudas_own_bindings_take_every_call_and_say_why_not() -> None:
     pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed (make test-tensorrt installs it)")
-    from headrace_server.engines.cuda_calls import CudaCalls
+    from headrace_server.engines.machine.cuda_calls import CudaCalls
 
     cuda = CudaCalls(0, requested="tensorrt:0")
     calls: dict[str, tuple[int, ...]] = {

@@ -22,10 +22,10 @@ from onnx import numpy_helper
 from small_graphs import doubler, model_of
 
 from headrace_server.config import EngineOptions, ShapeProfile, TensorRtOptions
-from headrace_server.engines.cuda_devices import CudaDevice
+from headrace_server.engines.machine.cuda_devices import CudaDevice
 from headrace_server.engines.request import EngineRequest
-from headrace_server.engines.tensorrt import cache_directory, open_on
-from headrace_server.engines.tensorrt_cache import file_lock, plan_key, write_whole
+from headrace_server.engines.tensorrt.cache import file_lock, plan_key, write_whole
+from headrace_server.engines.tensorrt.opening import cache_directory, open_on
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.onnx_header import read_onnx_header
 
@@ -113,7 +113,7 @@ def test_other_external_data_is_another_plan(tmp_path: Path) -> None:
     onnx.save(model, str(graph), save_as_external_data=True, location="weights.bin", size_threshold=0)
     header = read_onnx_header(graph)
     assert header.external_files == ["weights.bin"]
-    from headrace_server.engines.tensorrt_sidecars import source_digest
+    from headrace_server.engines.tensorrt.sidecars import source_digest
 
     before = source_digest(graph, header)
     assert source_digest(graph, header) == before

@@ -18,8 +18,8 @@ from small_graphs import bfloat16_beside_float32, doubler, model_of, save, sum_o
 
 from headrace_server.config import EngineOptions, ShapeProfile, TensorRtOptions
 from headrace_server.engines.request import EngineRequest
-from headrace_server.engines.tensorrt import open_on
-from headrace_server.engines.tensorrt_engine import TensorRtEngine
+from headrace_server.engines.tensorrt.engine import TensorRtEngine
+from headrace_server.engines.tensorrt.opening import open_on
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.onnx_header import read_onnx_header
 from headrace_server.models.signature import BFLOAT16

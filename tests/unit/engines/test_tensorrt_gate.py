@@ -11,10 +11,10 @@ import pytest
 from small_graphs import doubler, model_of
 
 from headrace_server.config import EngineOptions, ThreadBudget
-from headrace_server.engines import tensorrt_library
-from headrace_server.engines.cuda_devices import CudaDevice, CudaMachine, find_cuda
 from headrace_server.engines.factory import create_engine
-from headrace_server.engines.tensorrt_library import import_library, require_device
+from headrace_server.engines.machine.cuda_devices import CudaDevice, CudaMachine, find_cuda
+from headrace_server.engines.tensorrt import library as tensorrt_library
+from headrace_server.engines.tensorrt.library import import_library, require_device
 from headrace_server.errors import Reason, ServingError
 
 GPU = CudaDevice(index=0, name="Fake GPU", compute_capability="9.0", memory_bytes=1 << 30)

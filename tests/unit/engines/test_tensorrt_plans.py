@@ -15,13 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 from small_graphs import doubler, model_of, save, value
 
 from headrace_server.config import EngineOptions, ShapeProfile, TensorRtOptions
-from headrace_server.engines.cuda_devices import CudaDevice
+from headrace_server.engines.machine.cuda_devices import CudaDevice
 from headrace_server.engines.request import EngineRequest
-from headrace_server.engines.tensorrt import open_on
-from headrace_server.engines.tensorrt_engine import TensorRtEngine
-from headrace_server.engines.tensorrt_profiles import default_profiles, profiles_for
-from headrace_server.engines.tensorrt_seam import BuildOrder
-from headrace_server.engines.tensorrt_sidecars import make_sidecar, source_digest
+from headrace_server.engines.tensorrt.engine import TensorRtEngine
+from headrace_server.engines.tensorrt.opening import open_on
+from headrace_server.engines.tensorrt.profiles import default_profiles, profiles_for
+from headrace_server.engines.tensorrt.seam import BuildOrder
+from headrace_server.engines.tensorrt.sidecars import make_sidecar, source_digest
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.layout import discover
 from headrace_server.models.load import load_model

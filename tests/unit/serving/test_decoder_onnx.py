@@ -11,7 +11,7 @@ from decoder_callers import Caller, ask
 from decoder_folders import CONTEXT, SmallLlama, write_decoder
 
 from headrace_server.config import DecoderPolicy
-from headrace_server.engines.onnx_decode import SharedBufferDecode
+from headrace_server.engines.onnx.decode import SharedBufferDecode
 from headrace_server.models.load import load_model
 from headrace_server.serving.decoder.decoder import Decoder
 from headrace_server.serving.decoder.sequence import SamplingOptions

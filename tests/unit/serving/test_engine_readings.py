@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from headrace_server.engines.base import EngineInfo
-from headrace_server.engines.choice import CandidateReport, EngineChoice, Verdict
+from headrace_server.engines.choosing.choice import CandidateReport, EngineChoice, Verdict
 from headrace_server.serving.readings import model_readings
 from headrace_server.serving.repository import ModelState
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from headrace_server.engines.onnx_session import CPU, open_session
+from headrace_server.engines.onnx.session import CPU, open_session
 from headrace_server.prepare.fault import PrepareError
 from headrace_server.prepare.quantize.working_graph import Array, WorkingGraph
 

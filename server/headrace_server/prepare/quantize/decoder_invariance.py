@@ -9,7 +9,7 @@ import numpy as np
 
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.factory import create_decode_state
-from headrace_server.engines.onnx import is_batch_invariant
+from headrace_server.engines.onnx.engine import is_batch_invariant
 from headrace_server.models.model import Model
 from headrace_server.models.onnx_header import read_onnx_header
 from headrace_server.models.quantization_report import Invariance

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace_server.engines.base import Engine
-from headrace_server.engines.onnx import is_batch_invariant
+from headrace_server.engines.onnx.engine import is_batch_invariant
 from headrace_server.models.model import Model
 from headrace_server.models.onnx_header import read_onnx_header
 from headrace_server.models.quantization_report import Invariance

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
-from headrace_server.engines.onnx_session import CPU, FATAL_ONLY, load_runtime
+from headrace_server.engines.onnx.session import CPU, FATAL_ONLY, load_runtime
 from headrace_server.prepare.fault import PrepareError
 from headrace_server.prepare.quantize.layers import Layer
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from headrace.v1 import model_service_pb2 as pb
 from headrace.v1 import selector_pb2, tensor_pb2
 from headrace_server.engines.base import EngineInfo
-from headrace_server.engines.choice import CandidateReport, EngineChoice, Verdict
+from headrace_server.engines.choosing.choice import CandidateReport, EngineChoice, Verdict
 from headrace_server.models.model import Model, Task
 from headrace_server.models.quantization_report import QuantizationReport
 from headrace_server.models.signature import TensorSpec

@@ -1,0 +1,1 @@
+"""ONNX Runtime: sessions, how they are asked, and its providers for the CPU, OpenVINO and CUDA."""

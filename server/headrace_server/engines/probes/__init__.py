@@ -1,0 +1,1 @@
+"""Whether an engine really runs here, asked in a process of its own."""

@@ -1,0 +1,1 @@
+"""TensorRT: plans built, kept and loaded, and run on slots of a GPU."""
