@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -136,14 +137,13 @@ def test_a_folder_that_is_there_is_never_written_into(model: Path) -> None:
     assert not list((model.parent / "7").iterdir())
 
 
-def test_without_onnx_the_package_to_install_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("headrace_server.prepare.quantize")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    refused = _run(model)
-    assert refused.exit_code == 1
-    assert "onnx is not installed" in refused.output
-    assert "pip install 'headrace[quantize]'" in refused.output
+def test_without_onnx_the_package_to_install_is_named(model: Path) -> None:
+    script = "import sys; sys.modules['onnx'] = None; from headrace_server.cli import main; main()"
+    arguments = ["quantize", str(model), "--target", "cpu", "--mode", "dynamic", "--calib", "rows.npz"]
+    refused = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "onnx is not installed" in refused.stderr
+    assert "pip install 'headrace[quantize]'" in refused.stderr
 
 
 def test_trees_are_refused_with_the_reason(tmp_path: Path) -> None:
