@@ -32,7 +32,7 @@ PEERS = ROOT / "build" / "venvs" / "generation-peers" / "bin" / "python"
 ENGINES = {
     "fast": (sys.executable, "generation_headrace.py", str(FOLDERS["fast"])),
     "accurate": (sys.executable, "generation_headrace.py", str(FOLDERS["accurate"])),
-    "fast, 64 tokens a step": (sys.executable, "generation_headrace.py", str(FOLDERS["fast"]), "--chunk", "64"),
+    "fast, 128 tokens a step": (sys.executable, "generation_headrace.py", str(FOLDERS["fast"]), "--chunk", "128"),
     "fast, 256 tokens a step": (sys.executable, "generation_headrace.py", str(FOLDERS["fast"]), "--chunk", "256"),
     "fast, whole prompts": (sys.executable, "generation_headrace.py", str(FOLDERS["fast"]), "--chunk", "65536"),
     "llama.cpp Q4_1": (str(PEERS), "generation_peers.py", "llama", str(Q4)),

@@ -221,7 +221,7 @@ class DecoderPolicy:
     max_slots: int = 16  # sequences that advance together
     max_length: int = 0  # tokens of one sequence, prompt and new ones; 0: the model's context, at most 4096
     max_waiting: int = 512  # sequences waiting for a slot; beyond it requests are refused at once
-    prefill_chunk: int = 128  # prompt tokens computed between two decode steps while others are generating
+    prefill_chunk: int = 64  # prompt tokens computed between two decode steps while others are generating
     prefix_cache_mb: int = 256  # memory for keys and values of prompts seen before; 0: none
     default_max_tokens: int = 256  # new tokens where the request names none
     max_chat_bytes: int = 4_194_304  # a conversation after its template
