@@ -1,4 +1,5 @@
-"""Streams over gRPC from a process of its own: for each line of prompts, tokens a second as `generation_headrace.py`.
+"""Streams over gRPC from a process of its own: for each line of prompts, tokens a second as `generation_headrace.py`,
+and the milliseconds of CPU that reading each took here, on the cores that the server has.
 
 python benchmarks/generation_client.py ADDRESS
 """
@@ -25,12 +26,14 @@ def main() -> None:
         asked = json.loads(line)
         num_tokens = asked["num_tokens"]
         threads = [threading.Thread(target=read, args=(prompt, num_tokens)) for prompt in asked["prompts"]]
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        print(json.dumps({"tok_s": len(threads) * num_tokens / (time.perf_counter() - began)}), flush=True)
+        total = len(threads) * num_tokens
+        cpu_ms = (time.process_time() - cpu_began) * 1e3 / total
+        print(json.dumps({"tok_s": total / (time.perf_counter() - began), "client_cpu_ms": cpu_ms}), flush=True)
 
 
 if __name__ == "__main__":

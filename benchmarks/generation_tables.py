@@ -28,6 +28,8 @@ def print_tables(rows: Rows) -> None:
         if own:
             print(f"\n{title}\n")
             _print_section(own, field, with_ratios=section not in ("grpc", "rss"))
+    if client := [row["client_cpu_ms"] for row in rows if "client_cpu_ms" in row]:
+        print(f"\nCPU of the client over gRPC, ms a token: {_spread(client)}")
     if mixed := [row for row in rows if row["section"] == "mixed"]:
         _print_beside(mixed)
     if quality := [row for row in rows if row["section"] == "quality"]:
