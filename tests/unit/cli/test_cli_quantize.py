@@ -15,6 +15,8 @@ from quantize_graphs import net, tree, write_net
 from typer.testing import CliRunner, Result
 
 from headrace_server.cli.app import app
+from headrace_server.config import ThreadBudget
+from headrace_server.engines.factory import create_engine
 from headrace_server.models.load import load_model
 
 _ROWS = np.random.default_rng(4).standard_normal((60, 64)).astype(np.float32)
@@ -135,6 +137,19 @@ def test_a_folder_that_is_there_is_never_written_into(model: Path) -> None:
     assert refused.exit_code == 1
     assert "is there already" in refused.output
     assert not list((model.parent / "7").iterdir())
+
+
+def test_a_version_for_openvino_is_measured_and_served_there_in_its_own_precision(model: Path) -> None:
+    pytest.importorskip("onnxruntime_ep_openvino", reason="OpenVINO's provider is not installed (headrace[openvino])")
+    (model / "headrace.toml").write_text('graph = "model.onnx"\n', encoding="utf-8")
+    made = _run(model, "--search-seconds", "0", "--force", target="openvino", mode="static")
+    assert made.exit_code == 0, made.output
+    fresh = load_model(model.parent / "2", name="net", version="2")
+    assert (fresh.engine.device, fresh.engine.precision) == ("openvino", "int8")
+    engine = create_engine(fresh, fresh.engine, ThreadBudget(num_cores=1))
+    assert (engine.info.device, engine.info.precision) == ("openvino", "int8")
+    assert np.isfinite(engine.run({"x": _ROWS[:3]})["y"]).all()
+    engine.close()
 
 
 def test_without_onnx_the_package_to_install_is_named(model: Path) -> None:

@@ -14,6 +14,7 @@ from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
 from headrace_server.engines.factory import create_engine
 from headrace_server.models.model import Model, Task
+from headrace_server.models.onnx_header import read_onnx_header
 from headrace_server.prepare.fault import PrepareError
 
 __all__ = ["answers_of", "opened"]
@@ -24,9 +25,14 @@ _RESULTS = {Task.CLASSIFY: "scores", Task.EMBED: "embedding", Task.RERANK: "rele
 
 @contextmanager
 def opened(model: Model, *, device: str = "cpu", num_threads: int = 0) -> Iterator[Engine]:
-    """The model's engine on a device, one run at a time; 0: on all cores. Raises ServingError as `create_engine`."""
+    """The model's engine on a device, one run at a time; 0: on all cores. Raises ServingError as `create_engine`.
+
+    It runs in the precision of the graph's weights, asked for by name: left to itself, a device that computes integers
+    in its own way is refused for not answering as the CPU does, which is what is to be measured here.
+    """
     threads = num_threads or ThreadBudget().num_cores
-    own = replace(model.engine, device=device, precision="auto", num_workers=1, intra_op_threads=threads)
+    precision = (read_onnx_header(model.graph).precision or "auto") if device == "openvino" else "auto"
+    own = replace(model.engine, device=device, precision=precision, num_workers=1, intra_op_threads=threads)
     options = own if device != "cpu" else EngineOptions(device="cpu", num_workers=1, intra_op_threads=threads)
     engine = create_engine(model, options, ThreadBudget())
     try:

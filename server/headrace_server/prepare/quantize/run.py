@@ -263,7 +263,9 @@ class _Work:
         options, source = self._options, self._source
         model = self._maker.make(excluded, method=self._method)
         counted = count_operators(model, self._maker.layers)
-        fill_version(folder, source.folder, source.graph, model, precision=options.mode)
+        fill_version(
+            folder, source.folder, source.graph, model, precision=options.mode, device=self._combination.device
+        )
         fresh = load_model(folder, name=place.name, version=place.version)
         self._check_merged(fresh, counted)
         # Where nothing here computes the mode, what is asked is the graph that rounds as the target would.

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from onnx import ModelProto
 
 from headrace_server.models.folder import VersionFolder
 from headrace_server.models.layout import FoundVersion, read_layout
+from headrace_server.models.manifest import MANIFEST_NAME
 from headrace_server.models.onnx_header import read_onnx_header
 from headrace_server.models.quantization_report import is_vouched_for
 from headrace_server.prepare.fault import PrepareError
@@ -23,7 +25,7 @@ from headrace_server.prepare.fault import PrepareError
 __all__ = ["NewVersion", "fill_version", "find_source", "opened_version", "place_for", "size_of_graph"]
 
 _NUMBER = re.compile(r"v?(\d{1,18})")
-_MARKS = ("config.json", "headrace.toml", "modules.json")
+_MARKS = ("config.json", MANIFEST_NAME, "modules.json")
 _NOT_COPIED = frozenset({"card.json"})  # figures of the source
 
 
@@ -114,10 +116,13 @@ def opened_version(place: NewVersion) -> Iterator[Path]:
             raise PrepareError(f"{place.folder} was made by somebody else meanwhile", cure="try again") from error
 
 
-def fill_version(folder: Path, source: Path, graph: Path, model: ModelProto, *, precision: str) -> None:
+def fill_version(
+    folder: Path, source: Path, graph: Path, model: ModelProto, *, precision: str, device: str = "cpu"
+) -> None:
     """Copies what the source's folder holds, but for its graphs, its card and its report, and writes the new graph.
 
-    graph  the source's, whose name the new one takes, so that every manifest stays right
+    graph   the source's, whose name the new one takes, so that every manifest stays right
+    device  "openvino": the new manifest names it and the graph's precision, where it has no [engine] of its own
     """
     files = VersionFolder(source)
     source, graph = files.root, graph.resolve()
@@ -135,6 +140,8 @@ def fill_version(folder: Path, source: Path, graph: Path, model: ModelProto, *, 
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(model.SerializeToString(deterministic=True))
     _say_precision(folder / "config.json", precision)
+    if device == "openvino":  # left to itself it is compared with the CPU provider, which rounds elsewhere
+        _say_engine(folder / MANIFEST_NAME, device, read_onnx_header(target).precision)
 
 
 def size_of_graph(graph: Path) -> int:
@@ -160,3 +167,11 @@ def _say_precision(config: Path, precision: str) -> None:
     if isinstance(said, dict) and "precision" in said:
         said["precision"] = precision
         config.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _say_engine(manifest: Path, device: str, precision: str) -> None:
+    """Adds [engine] to a manifest that has none, making the file where there is none."""
+    content = manifest.read_text(encoding="utf-8") if manifest.is_file() else ""
+    if "engine" not in tomllib.loads(content):
+        section = f'[engine]\ndevice = "{device}"\nprecision = "{precision}"\n'
+        manifest.write_text(f"{content.rstrip()}\n\n{section}" if content else section, encoding="utf-8")
