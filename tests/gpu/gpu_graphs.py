@@ -5,6 +5,7 @@ The narrower graphs are what `headrace quantize --target tensorrt` makes, which 
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,16 @@ from headrace_server.prepare.quantize.combinations import choose_combination
 from headrace_server.prepare.quantize.making import GraphMaker
 from headrace_server.prepare.quantize.working_graph import WorkingGraph
 
-__all__ = ["MODES", "GpuGraph", "cosine", "feeds_of", "make_graph", "model_of", "reference_graph"]
+__all__ = [
+    "MODES",
+    "GpuGraph",
+    "cosine",
+    "faults_side_by_side",
+    "feeds_of",
+    "make_graph",
+    "model_of",
+    "reference_graph",
+]
 
 MODES = {"fp32": "", "fp16": "fp16", "bf16": "bf16", "int8": "static", "fp8": "fp8"}
 _GRAPHS = {"minilm": "minilm/1/onnx/model.onnx", "efficientnet-lite0": "efficientnet-lite0/1/onnx/model.onnx"}
@@ -86,6 +96,26 @@ def cosine(answers: dict[str, Array], expected: dict[str, Array]) -> float:
         b = np.asarray(values, np.float64).reshape(len(values), -1)
         found = min(found, float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min()))
     return found
+
+
+def faults_side_by_side(
+    engine: Engine, feeds: list[dict[str, Array]], expected: list[dict[str, Array]], *, num_steps: int
+) -> list[str]:
+    """What callers on a thread each, asking the same again and again, got that is not their own answer."""
+    faults: list[str] = []
+
+    def ask(caller: int) -> None:
+        for step in range(num_steps):
+            found = cosine(engine.run(feeds[caller]), expected[caller])
+            if found < 0.9999:
+                faults.append(f"caller {caller}, step {step}: {found}")
+
+    threads = [threading.Thread(target=ask, args=(caller,)) for caller in range(len(feeds))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    return faults
 
 
 def _named(graph: Path, feeds: dict[str, Array]) -> dict[str, Array]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from gpu_graphs import GpuGraph, cosine, feeds_of, model_of, reference_graph
+from gpu_graphs import GpuGraph, cosine, faults_side_by_side, feeds_of, model_of, reference_graph
 
 from headrace_server.config import EngineOptions, ThreadBudget
 from headrace_server.engines.base import Engine
@@ -67,20 +66,7 @@ def test_workers_side_by_side_get_their_own_answers(graph_of: GraphOf, opened: O
     engine, alone = opened(graph.graph, num_workers=4, cuda_graphs=graphs), reference_graph(graph)
     feeds = [feeds_of("minilm", 1 + caller % 3, 16 + 16 * (caller % 2), seed=caller) for caller in range(8)]
     expected = [alone.run(each) for each in feeds]
-    faults: list[str] = []
-
-    def ask(caller: int) -> None:
-        for step in range(30):
-            found = cosine(engine.run(feeds[caller]), expected[caller])
-            if found < 0.9999:
-                faults.append(f"caller {caller}, step {step}: {found}")
-
-    threads = [threading.Thread(target=ask, args=(caller,)) for caller in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(300)
-    assert faults == []
+    assert faults_side_by_side(engine, feeds, expected, num_steps=30) == []
 
 
 def test_graphs_answer_as_runs_without_them_shape_by_shape(graph_of: GraphOf, opened: Opened) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_tensorrt import FAKE_GPU, FakeLibrary
-from gpu_graphs import GpuGraph, cosine, feeds_of, model_of, reference_graph
+from gpu_graphs import GpuGraph, cosine, faults_side_by_side, feeds_of, model_of, reference_graph
 
 from headrace_server.config import BatchPolicy, EngineOptions, ShapeProfile, TensorRtOptions, ThreadBudget
 from headrace_server.engines.base import Engine
@@ -99,20 +99,7 @@ def test_contexts_side_by_side_get_their_own_answers(
     engine, alone = compiled(graph.graph, num_workers=num_workers, cuda_graphs=graphs), reference_graph(graph)
     feeds = [feeds_of("minilm", 1 + caller % 3, 16 + 48 * (caller % 2), seed=caller) for caller in range(8)]
     expected = [alone.run(each) for each in feeds]
-    faults: list[str] = []
-
-    def ask(caller: int) -> None:
-        for step in range(20):
-            found = cosine(engine.run(feeds[caller]), expected[caller])
-            if found < 0.9999:
-                faults.append(f"caller {caller}, step {step}: {found}")
-
-    threads = [threading.Thread(target=ask, args=(caller,)) for caller in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(300)
-    assert faults == []
+    assert faults_side_by_side(engine, feeds, expected, num_steps=20) == []
 
 
 def test_graphs_answer_as_runs_without_them_shape_by_shape(graph_of: GraphOf, compiled: Compiled) -> None:

@@ -26,7 +26,7 @@ from headrace_server.engines.machine.cuda_libraries import CURE, provider_fault
 from headrace_server.engines.machine.host_memory import HostMemory
 from headrace_server.engines.machine.pinned_memory import PinnedMemory
 from headrace_server.engines.onnx.bound_runs import BoundRuns, can_be_bound
-from headrace_server.engines.onnx.engine import OnnxEngine, graph_of, is_batch_invariant, map_columns
+from headrace_server.engines.onnx.engine import OnnxEngine, graph_of, is_batch_invariant, map_columns, require_nodes
 from headrace_server.engines.onnx.graph_runs import GraphRuns
 from headrace_server.engines.onnx.runs import SessionRuns
 from headrace_server.engines.onnx.session import available_providers, load_runtime, open_session
@@ -38,7 +38,6 @@ __all__ = ["CUDA", "check_device", "check_runtime", "open_cuda", "provider_optio
 
 CUDA = "CUDAExecutionProvider"
 
-_FEW_NODES = 0.1  # of a graph: with less on the GPU, it is not the GPU that runs it
 _NO_MEMORY = re.compile(r"failed to allocate memory|out of memory|gpu_mem_limit", re.IGNORECASE)
 _CPU = "set device to cpu or auto"
 
@@ -76,16 +75,7 @@ def open_cuda(request: EngineRequest) -> OnnxEngine:
             batch_invariant=is_batch_invariant(header),
             runs=partial(_runs, request, memory),
         )
-    nodes = dict(engine.info.nodes_by_provider)
-    if nodes.get(CUDA, 0) < _FEW_NODES * sum(nodes.values()):
-        engine.close()
-        raise device_unavailable(
-            request.device,
-            actual="cpu",
-            reason=f"CUDA takes {nodes.get(CUDA, 0)} of the graph's {sum(nodes.values())} nodes",
-            cure=_CPU,
-        )
-    return engine
+    return require_nodes(engine, CUDA, requested=request.device, called="CUDA", actual="cpu", cure=_CPU)
 
 
 def provider_options(index: int, options: CudaOptions) -> dict[str, str]:

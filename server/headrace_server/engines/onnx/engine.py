@@ -24,15 +24,23 @@ from headrace_server.engines.onnx.session import (
     open_session,
     run_fault,
 )
-from headrace_server.engines.onnx.types import GraphTensor, check_feeds, graph_tensor, map_matrix, shapes_disagree
+from headrace_server.engines.onnx.types import (
+    GraphTensor,
+    check_feeds,
+    check_outputs,
+    graph_tensor,
+    map_matrix,
+    shapes_disagree,
+)
 from headrace_server.engines.request import EngineRequest
 from headrace_server.errors import Reason, ServingError
 from headrace_server.models.onnx_header import OnnxHeader
 from headrace_server.models.signature import TensorSpec
 
-__all__ = ["OnnxEngine", "graph_of", "is_batch_invariant", "map_columns", "open_cpu"]
+__all__ = ["OnnxEngine", "graph_of", "is_batch_invariant", "map_columns", "open_cpu", "require_nodes"]
 
 _OUTSIZED = 8.0  # a run this many times larger than the usual gives its memory back
+_FEW_NODES = 0.1  # of a graph: with less on the provider asked for, it is not that one that runs it
 _USUAL_WEIGHT = 1 / 32  # of the newest run in what is usual
 # One scale for a whole tensor of activations, all rows of a batch together.
 _SCALED_BY_BATCH = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
@@ -90,6 +98,26 @@ def map_columns(header: OnnxHeader) -> dict[str, tuple[Any, ...]]:
             if node is not None and node.class_labels:
                 columns[output.name] = node.class_labels
     return columns
+
+
+def require_nodes(
+    engine: OnnxEngine, provider: str, *, requested: str, called: str, actual: str, cure: str
+) -> OnnxEngine:
+    """The engine, where its provider has more than next to nothing of the graph; else it is closed.
+
+    called  the provider, in words
+    raises  ServingError DEVICE_UNAVAILABLE: it would be another that runs the graph
+    """
+    nodes = dict(engine.info.nodes_by_provider)
+    if nodes.get(provider, 0) < _FEW_NODES * sum(nodes.values()):
+        engine.close()
+        raise device_unavailable(
+            requested,
+            actual=actual,
+            reason=f"{called} takes {nodes.get(provider, 0)} of the graph's {sum(nodes.values())} nodes",
+            cure=cure,
+        )
+    return engine
 
 
 class OnnxEngine:
@@ -178,7 +206,7 @@ class OnnxEngine:
         """
         check_feeds(feeds, self._inputs)
         names = list(self._outputs) if outputs is None else list(outputs)
-        self._check_outputs(names)
+        check_outputs(names, self._outputs)
         options = self._runtime.RunOptions()
         options.log_severity_level = FATAL_ONLY
         if self._should_shrink(feeds):
@@ -207,13 +235,6 @@ class OnnxEngine:
         """Frees the session, once the runs in flight are over. Calling `run` afterwards raises SHUTTING_DOWN."""
         with self._lock:
             self._runs = None
-
-    def _check_outputs(self, names: Sequence[str]) -> None:
-        for name in names:
-            declared = self._outputs.get(name)
-            if declared is None:
-                known = ", ".join(self._outputs)
-                raise ServingError(Reason.INVALID_INPUT, f"outputs: {name!r} is unknown, the model gives {known}")
 
     def _should_shrink(self, feeds: Mapping[str, Array]) -> bool:
         """After this run unused memory is to be given back: it, or the run before, is far larger than the usual one.

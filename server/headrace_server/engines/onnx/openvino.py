@@ -21,7 +21,7 @@ from typing import Any
 from headrace_server.engines.devices import device_unavailable
 from headrace_server.engines.installed import installed_version
 from headrace_server.engines.machine.cpu import find_cpu
-from headrace_server.engines.onnx.engine import OnnxEngine, is_batch_invariant, map_columns
+from headrace_server.engines.onnx.engine import OnnxEngine, is_batch_invariant, map_columns, require_nodes
 from headrace_server.engines.onnx.session import CPU, load_runtime
 from headrace_server.engines.request import EngineRequest
 from headrace_server.errors import Reason, ServingError
@@ -34,7 +34,6 @@ _DISTRIBUTION, _MODULE = "onnxruntime-ep-openvino", "onnxruntime_ep_openvino"
 _CURE = "set device to cpu or auto"
 _INSTALL = f"pip install {_DISTRIBUTION} (the extra headrace[openvino]), or {_CURE}"
 _IN_BF16 = ("fp32", "fp16", "int8", "w8", "w4")  # weights of graphs whose floats may be computed in bf16
-_FEW_NODES = 0.1  # of a graph: with less on OpenVINO, it is not OpenVINO that runs it
 _registration = threading.Lock()
 
 
@@ -86,16 +85,7 @@ def open_openvino(request: EngineRequest) -> OnnxEngine:
         batch_invariant=is_batch_invariant(header),
         add_plugin=_adder(plugin, precision, request),
     )
-    nodes = dict(engine.info.nodes_by_provider)
-    if nodes.get(OPENVINO, 0) < _FEW_NODES * sum(nodes.values()):
-        engine.close()
-        raise device_unavailable(
-            "openvino",
-            actual=CPU,
-            reason=f"OpenVINO takes {nodes.get(OPENVINO, 0)} of the graph's {sum(nodes.values())} nodes",
-            cure=_CURE,
-        )
-    return engine
+    return require_nodes(engine, OPENVINO, requested="openvino", called="OpenVINO", actual=CPU, cure=_CURE)
 
 
 def _adder(plugin: _Plugin, precision: str, request: EngineRequest) -> Callable[[Any], None]:

@@ -16,7 +16,7 @@ from headrace_server.engines.base import Array
 from headrace_server.errors import Reason, ServingError, Violation
 from headrace_server.models.signature import DataType, TensorSpec, array_dtype
 
-__all__ = ["GraphTensor", "check_feeds", "graph_tensor", "map_matrix", "shapes_disagree"]
+__all__ = ["GraphTensor", "check_feeds", "check_outputs", "graph_tensor", "map_matrix", "shapes_disagree"]
 
 _DATA_TYPES: dict[str, DataType] = {
     "bool": "bool", "int8": "int8", "int16": "int16", "int32": "int32", "int64": "int64",
@@ -67,6 +67,14 @@ def check_feeds(feeds: Mapping[str, Array], inputs: Mapping[str, GraphTensor]) -
     raise ServingError(
         Reason.INVALID_INPUT, "; ".join(f"{v.field}: {v.description}" for v in violations), violations=violations
     )
+
+
+def check_outputs(names: Sequence[str], outputs: Mapping[str, GraphTensor]) -> None:
+    """Raises ServingError INVALID_INPUT naming the first output that the graph does not give."""
+    for name in names:
+        if name not in outputs:
+            known = ", ".join(outputs)
+            raise ServingError(Reason.INVALID_INPUT, f"outputs: {name!r} is unknown, the model gives {known}")
 
 
 def _fits(feed: Array, declared: GraphTensor) -> bool:

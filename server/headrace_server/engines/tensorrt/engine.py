@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import numpy as np
 
 from headrace_server.engines.base import Array, EngineInfo
-from headrace_server.engines.onnx.types import check_feeds
+from headrace_server.engines.onnx.types import check_feeds, check_outputs
 from headrace_server.engines.tensorrt.profiles import choose_profile, is_empty
 from headrace_server.engines.tensorrt.seam import Cuda, LoadedPlan, Shape
 from headrace_server.engines.tensorrt.slot import Slot
@@ -77,10 +77,7 @@ class TensorRtEngine:
         """
         check_feeds(feeds, self._inputs)
         wanted = list(self._outputs) if outputs is None else list(outputs)
-        for name in wanted:
-            if name not in self._outputs:
-                known = ", ".join(self._outputs)
-                raise ServingError(Reason.INVALID_INPUT, f"outputs: {name!r} is unknown, the model gives {known}")
+        check_outputs(wanted, self._outputs)
         ordered = {name: feeds[name] for name in self._inputs}
         shapes = {name: feed.shape for name, feed in ordered.items()}
         if is_empty(shapes):
